@@ -1,0 +1,187 @@
+"""Hypercolumns three ways, all exact: gathered at sparse pixels, upsampled and stacked, and classified before upsampling.
+
+Maps are channels last, (batch, height, width, channels), as the feature store keeps them: a column is then contiguous, and a
+linear layer is one matrix product. What a map coordinate means is `hypercolumns.geometry`'s business; reading maps from a
+store or computing them is a map source's (`hypercolumns.sources`).
+
+Source: Hariharan et al., CVPR 2015, sec. 3: f_i = Σ_k α_ik F_k. A linear layer commutes with this interpolation,
+W f_i = Σ_j up(W⁽ʲ⁾ F⁽ʲ⁾), so it may be applied at a map's native resolution and its few outputs upsampled (sec. 3.3 there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hypercolumns.backbones import LayerInfo
+from hypercolumns.errors import GeometryError
+from hypercolumns.geometry import AxisMap, axis_map, grid_hw, grid_positions, linear_taps
+
+__all__ = [
+    "Frame",
+    "coordinate_columns",
+    "coordinate_grid",
+    "gather",
+    "layer_axes",
+    "point_taps",
+    "resample",
+    "resample_linear",
+    "stack",
+]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What relates maps to the canvas: its size and the alignment of cells.
+
+    Attributes:
+        canvas_hw: Size of the canvas in pixels.
+        alignment: ``resize`` or ``receptive_field`` (see `hypercolumns.geometry`).
+    """
+
+    canvas_hw: tuple[int, int]
+    alignment: str = "resize"
+
+
+def layer_axes(layer: LayerInfo, frame: Frame) -> tuple[AxisMap, AxisMap]:
+    """Relate a layer's map to the canvas, rows first.
+
+    Raises:
+        GeometryError: the alignment needs a stride that the layer does not have.
+    """
+    axes = []
+    for axis in range(2):
+        axes.append(
+            axis_map(
+                frame.canvas_hw[axis],
+                layer.map_hw[axis],
+                stride_px=None if layer.stride_px is None else layer.stride_px[axis],
+                offset_px=None if layer.offset_px is None else layer.offset_px[axis],
+                alignment=frame.alignment,
+            )
+        )
+    return axes[0], axes[1]
+
+
+def point_taps(
+    points_xy: Float[Tensor, "n 2"], layer: LayerInfo, frame: Frame
+) -> tuple[Int[Tensor, "n 4"], Float[Tensor, "n 4"]]:
+    """Find the four cells around each point and their weights α_ik.
+
+    Args:
+        points_xy: Canvas positions (n, 2); the centre of pixel (x, y) is (x+½, y+½).
+        layer: The layer whose map is read.
+        frame: Canvas and alignment.
+
+    Returns:
+        Flat cell numbers y·w + x (n, 4) and their weights (n, 4), which sum to one.
+    """
+    rows, columns = layer_axes(layer, frame)
+    top, bottom, weight_y = linear_taps(points_xy[:, 1], rows)
+    left, right, weight_x = linear_taps(points_xy[:, 0], columns)
+    width = layer.map_hw[1]
+    cells = torch.stack([top * width + left, top * width + right, bottom * width + left, bottom * width + right], dim=1)
+    weights = torch.stack(
+        [(1 - weight_y) * (1 - weight_x), (1 - weight_y) * weight_x, weight_y * (1 - weight_x), weight_y * weight_x], dim=1
+    )
+    return cells, weights.to(torch.float32)
+
+
+def gather(
+    maps: Sequence[Float[Tensor, "h w c"]], points_xy: Float[Tensor, "n 2"], layers: Sequence[LayerInfo], frame: Frame
+) -> Float[Tensor, "n d"]:
+    """Read the hypercolumns at sparse points of one image, touching four cells a point and layer.
+
+    Args:
+        maps: One map per layer, each (h, w, C).
+        points_xy: Canvas positions (n, 2).
+        layers: The maps' layers, shallow to deep.
+        frame: Canvas and alignment.
+
+    Returns:
+        Hypercolumns (n, ΣC) in float32.
+
+    Source: Hariharan et al., CVPR 2015, sec. 3.
+    """
+    columns = []
+    for values, layer in zip(maps, layers, strict=True):
+        cells, weights = point_taps(points_xy, layer, frame)
+        columns.append(weigh(values.reshape(-1, values.shape[-1])[cells.reshape(-1)], weights))
+    return torch.cat(columns, dim=1)
+
+
+def weigh(values: Float[Tensor, "four_n c"], weights: Float[Tensor, "n 4"]) -> Float[Tensor, "n c"]:
+    """Sum the four neighbours of each point with their weights, in float32."""
+    grouped = values.reshape(weights.shape[0], 4, -1).to(torch.float32)
+    return torch.einsum("nkc,nk->nc", grouped, weights)
+
+
+def resample(values: Float[Tensor, "b h w c"], layer: LayerInfo, frame: Frame, stride_px: int) -> Float[Tensor, "b y x c"]:
+    """Read a map at the grid points s·(j+½) of the canvas.
+
+    Args:
+        values: A map (B, h, w, C), of the layer or of what a linear layer made of it.
+        layer: Whose geometry the map has.
+        frame: Canvas and alignment.
+        stride_px: Output stride s ≥ 1, a divisor of the canvas; 1 reads every pixel's centre.
+
+    Raises:
+        GeometryError: the stride does not divide the canvas, or the map has another size than the layer's.
+    """
+    if tuple(values.shape[1:3]) != tuple(layer.map_hw):
+        raise GeometryError(f"layer {layer.name}: expected a map of {layer.map_hw} cells, got {tuple(values.shape[1:3])}")
+    out_hw = grid_hw(frame.canvas_hw, stride_px)
+    rows, columns = layer_axes(layer, frame)
+    if rows.is_resize and columns.is_resize:
+        return _interpolate(values, out_hw)
+    values = resample_linear(values, 1, rows, grid_positions(out_hw[0], stride_px))
+    return resample_linear(values, 2, columns, grid_positions(out_hw[1], stride_px))
+
+
+def _interpolate(values: Tensor, out_hw: tuple[int, int]) -> Tensor:
+    if tuple(values.shape[1:3]) == out_hw:
+        return values
+    out = F.interpolate(values.permute(0, 3, 1, 2), size=out_hw, mode="bilinear", align_corners=False)
+    return out.permute(0, 2, 3, 1)
+
+
+def resample_linear(values: Tensor, dim: int, axis: AxisMap, positions: Tensor) -> Tensor:
+    """Read a tensor at canvas positions along one of its dimensions, linearly between cells, clamped at the ends."""
+    lower, upper, weight = linear_taps(positions, axis)
+    shape = [1] * values.dim()
+    shape[dim] = -1
+    low = values.index_select(dim, lower.to(values.device))
+    high = values.index_select(dim, upper.to(values.device))
+    return torch.lerp(low, high, weight.to(values).reshape(shape).expand_as(low))
+
+
+def stack(
+    maps: Sequence[Float[Tensor, "b h w c"]], layers: Sequence[LayerInfo], frame: Frame, stride_px: int = 1
+) -> Float[Tensor, "b y x d"]:
+    """Upsample every map to the grid and concatenate: the hypercolumns themselves, at every grid point.
+
+    This is the plain definition, and large: 224x224 pixels of 1472 channels are 295 MB. The heads avoid it.
+
+    Source: Hariharan et al., CVPR 2015, sec. 3.
+    """
+    return torch.cat([resample(m.float(), layer, frame, stride_px) for m, layer in zip(maps, layers, strict=True)], dim=-1)
+
+
+def coordinate_columns(points_xy: Float[Tensor, "n 2"], canvas_hw: tuple[int, int]) -> Float[Tensor, "n 2"]:
+    """Normalise canvas positions to [-1, 1]: the coordinate layer at sparse points, x then y."""
+    height, width = canvas_hw
+    size = torch.tensor([width, height], dtype=points_xy.dtype, device=points_xy.device)
+    return points_xy / size * 2 - 1
+
+
+def coordinate_grid(canvas_hw: tuple[int, int], stride_px: int) -> Float[Tensor, "y x 2"]:
+    """Return the coordinate layer at every grid point, (H/s, W/s, 2) in float32."""
+    height, width = grid_hw(canvas_hw, stride_px)
+    y, x = torch.meshgrid(grid_positions(height, stride_px), grid_positions(width, stride_px), indexing="ij")
+    points = torch.stack([x, y], dim=-1).reshape(-1, 2)
+    return coordinate_columns(points, canvas_hw).reshape(height, width, 2).float()

@@ -1,0 +1,217 @@
+"""The pixel classifier in its two forms: an MLP on sampled hypercolumns, and the same function as 1x1 convolutions on maps.
+
+`PixelMLP` is what sparse pretraining fits; `convert` turns it into a `PixelConv`, which computes the same logits at every grid
+point without ever building a hypercolumn: the first linear layer runs at each map's native resolution and only its few
+outputs are upsampled and summed (classify, then upsample). Equality of the two is certified by `hypercolumns.certificate`.
+
+Dense training may widen the converted classifier with 3x3 kernels on the coarse maps; they start at zero, so that conversion
+stays exact.
+
+Source: Hariharan et al., CVPR 2015, sec. 3.3 (linear classifiers commute with upsampling); Bansal et al., "PixelNet", 2017
+(an MLP on sparsely sampled hypercolumns).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hypercolumns.backbones import LayerInfo
+from hypercolumns.columns import Frame, coordinate_columns, coordinate_grid, resample
+from hypercolumns.errors import GeometryError
+from hypercolumns.geometry import grid_hw
+from hypercolumns.specs import HeadSpec
+
+__all__ = ["PixelConv", "PixelMLP", "convert"]
+
+COORDINATES = 2
+_SMALLEST_STD = 1e-6
+
+
+class _Classifier(nn.Module):
+    """What both forms share: two linear layers on standardised hypercolumns, and where those come from."""
+
+    mean: Tensor
+    std: Tensor
+    logit_offset: Tensor
+
+    def __init__(self, layers: Sequence[LayerInfo], classes: int, spec: HeadSpec, frame: Frame) -> None:
+        super().__init__()
+        self.layers = tuple(layers)
+        self.spec = spec
+        self.frame = frame
+        self.classes = classes
+        self.columns = sum(layer.channels for layer in layers) + (COORDINATES if spec.coordinates else 0)
+        if self.columns == 0:
+            raise GeometryError("expected at least one layer, or coordinates, to classify; got none")
+        self.first = nn.Linear(self.columns, spec.hidden or classes)
+        self.second = nn.Linear(spec.hidden, classes) if spec.hidden else None
+        self.register_buffer("mean", torch.zeros(self.columns))
+        self.register_buffer("std", torch.ones(self.columns))
+        self.register_buffer("logit_offset", torch.zeros(classes))
+
+    def set_statistics(self, mean: Float[Tensor, " d"], std: Float[Tensor, " d"]) -> None:
+        """Set the standardisation: channels that hardly vary keep a standard deviation of one."""
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > _SMALLEST_STD, std, torch.ones_like(std)))
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Fold the standardisation into the first layer: W/σ and b - (W/σ)μ, for raw hypercolumns."""
+        weight = self.first.weight / self.std
+        return weight, self.first.bias - weight @ self.mean
+
+    def _after_first(self, hidden: Tensor) -> Tensor:
+        offset = self.logit_offset.to(hidden.dtype)
+        if self.second is None:
+            return hidden + offset
+        hidden = F.dropout(F.relu(hidden), self.spec.dropout, self.training)
+        return F.linear(hidden, self.second.weight.to(hidden.dtype), self.second.bias.to(hidden.dtype) + offset)
+
+
+class PixelMLP(_Classifier):
+    """Classify hypercolumns gathered at sparse pixels: D -> hidden -> classes with a ReLU, or linear when hidden is 0."""
+
+    def forward(self, columns: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
+        """Return logits of raw (not standardised) hypercolumns, whose last two columns are coordinates if the spec has them."""
+        standard = (columns.to(self.mean.dtype) - self.mean) / self.std
+        return self._after_first(self.first(standard))
+
+    def with_coordinates(self, columns: Float[Tensor, "n c"], points_xy: Float[Tensor, "n 2"]) -> Float[Tensor, "n d"]:
+        """Append the coordinate layer to gathered columns, if the spec has it."""
+        if not self.spec.coordinates:
+            return columns
+        return torch.cat([columns, coordinate_columns(points_xy, self.frame.canvas_hw).to(columns.dtype)], dim=1)
+
+
+class PixelConv(_Classifier):
+    """Classify every grid point from maps at their native resolutions, then upsample and sum.
+
+    Args:
+        layers: The maps' layers, shallow to deep.
+        classes: Number of classes.
+        spec: Hidden units, coordinates, and whether coarse maps get 3x3 kernels.
+        frame: Canvas and alignment.
+        dtype: Arithmetic of the products (``torch.bfloat16`` is several times faster on recent CPUs and GPUs).
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerInfo],
+        classes: int,
+        spec: HeadSpec,
+        frame: Frame,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(layers, classes, spec, frame)
+        self.dtype = dtype
+        self._groups = _group_by_map(self.layers)
+        self.context = nn.ModuleDict()
+        for name, members in self._groups.items():
+            if spec.context == "kernel3" and _is_coarse(self.layers[members[0]], frame):
+                self.context[name] = _zero_kernel(sum(self.layers[m].channels for m in members), self.first.out_features)
+
+    def forward(self, maps: Sequence[Float[Tensor, "b h w c"]], stride_px: int | None = None) -> Float[Tensor, "b k y x"]:
+        """Return logits at the grid points s·(j+½).
+
+        Args:
+            maps: One map per layer, in order, in any floating type.
+            stride_px: Output stride; by default the spec's.
+
+        Raises:
+            GeometryError: maps and layers disagree, or the stride does not divide the canvas.
+        """
+        stride = stride_px or self.spec.output_stride
+        if len(maps) != len(self.layers):
+            raise GeometryError(f"expected {len(self.layers)} maps, one per layer, got {len(maps)}")
+        logits = self._after_first(self._pre_activations(maps, stride))
+        return logits.permute(0, 3, 1, 2)
+
+    def forward_stacked(self, hypercolumns: Float[Tensor, "b y x d"]) -> Float[Tensor, "b k y x"]:
+        """Return logits of explicit hypercolumns (with coordinates, if any) by plain 1x1 convolutions: the reference form."""
+        if self.context:
+            raise GeometryError("3x3 kernels have no form on single hypercolumns: expected context none")
+        weight, bias = self.folded()
+        hidden = F.conv2d(hypercolumns.permute(0, 3, 1, 2), weight[..., None, None], bias)
+        return self._after_first(hidden.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def _pre_activations(self, maps: Sequence[Tensor], stride: int) -> Tensor:
+        weight, bias = self.folded()
+        weight, bias = weight.to(self.dtype), bias.to(self.dtype)
+        sizes = [layer.channels for layer in self.layers] + [COORDINATES] * self.spec.coordinates
+        slices = torch.split(weight, sizes, dim=1)
+        total: Tensor | None = None
+        for name, members in self._groups.items():
+            group_weight = torch.cat([slices[m] for m in members], dim=1)
+            part = self._group_response(name, [maps[m] for m in members], group_weight, stride)
+            total = part if total is None else total + part
+        if self.spec.coordinates:
+            grid = coordinate_grid(self.frame.canvas_hw, stride).to(weight)
+            part = F.linear(grid, slices[-1])[None]
+            total = part if total is None else total + part
+        if total is None:
+            raise GeometryError("expected at least one map or coordinates, got none")
+        return total + bias
+
+    def _group_response(self, name: str, maps: list[Tensor], weight: Tensor, stride: int) -> Tensor:
+        out_hw = grid_hw(self.frame.canvas_hw, stride)
+        layer = self.layers[self._groups[name][0]]
+        values = maps[0] if len(maps) == 1 else torch.cat(maps, dim=-1)
+        values = values.to(self.dtype)
+        if layer.map_hw[0] * layer.map_hw[1] > out_hw[0] * out_hw[1]:
+            # A linear layer and the interpolation commute: run the cheaper one first.
+            return F.linear(resample(values, layer, self.frame, stride), weight)
+        response = F.linear(values, weight)
+        if name in self.context:
+            response = response + self._neighbourhood(name, values)
+        return resample(response, layer, self.frame, stride)
+
+    def _neighbourhood(self, name: str, values: Tensor) -> Tensor:
+        # Standardised first, so that the zero padding at the border stands for the mean activation.
+        positions = self._positions(name)
+        standard = (values - self.mean[positions].to(values)) / self.std[positions].to(values)
+        kernel = self.context[name].get_parameter("weight").to(values.dtype)
+        return F.conv2d(standard.permute(0, 3, 1, 2), kernel, padding=1).permute(0, 2, 3, 1)
+
+    def _positions(self, name: str) -> Tensor:
+        starts = [0]
+        for layer in self.layers:
+            starts.append(starts[-1] + layer.channels)
+        return torch.cat([torch.arange(starts[m], starts[m + 1]) for m in self._groups[name]])
+
+
+def convert(mlp: PixelMLP, dtype: torch.dtype = torch.float32) -> PixelConv:
+    """Convert a sparse classifier into its convolutional form: the same function of a hypercolumn, at every grid point.
+
+    Args:
+        mlp: The classifier, trained or not.
+        dtype: Arithmetic of the converted form.
+    """
+    conv = PixelConv(mlp.layers, mlp.classes, mlp.spec, mlp.frame, dtype)
+    conv.load_state_dict(mlp.state_dict(), strict=not conv.context)
+    return conv
+
+
+def _group_by_map(layers: Sequence[LayerInfo]) -> dict[str, list[int]]:
+    """Group neighbouring layers that share map size and geometry: one product and one upsampling serve them all."""
+    groups: dict[str, list[int]] = {}
+    keyed = groupby(range(len(layers)), key=lambda i: (layers[i].map_hw, layers[i].stride_px, layers[i].offset_px))
+    for number, (_, members) in enumerate(keyed):
+        groups[f"group{number}"] = list(members)
+    return groups
+
+
+def _is_coarse(layer: LayerInfo, frame: Frame) -> bool:
+    """Whether a map is coarse enough that 3x3 kernels on it are cheap: at least 16 pixels a cell, and more than one cell."""
+    cells = layer.map_hw[0] * layer.map_hw[1]
+    return cells > 1 and frame.canvas_hw[0] * frame.canvas_hw[1] >= 15 * 15 * cells
+
+
+def _zero_kernel(channels: int, outputs: int) -> nn.Conv2d:
+    kernel = nn.Conv2d(channels, outputs, 3, padding=1, bias=False)
+    nn.init.zeros_(kernel.weight)
+    return kernel

@@ -1,0 +1,68 @@
+"""The storage layer's exceptions: each says what was expected, what came, and the remedy.
+
+StorageError
+├── AlreadyPublishedError  somebody else published under this name first
+├── FormatError            metadata or a record that is not ours, or of a version we do not read
+├── KeyMismatchError       what is stored under a key was not made from the fields that now claim it
+├── LayerMismatchError     a layer exists with another shape, or does not exist at all
+├── RowsMissingError       rows were asked for that no commit record holds
+├── NonFiniteError         a value is not finite after the cast to the store's type
+├── DamagedError           bytes on disk are not the bytes that were committed
+├── LeaseLostError         another writer took the shard over after our lease expired
+└── DiskSpaceError         the disk would not, or did not, hold what is to be written
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AlreadyPublishedError",
+    "DamagedError",
+    "DiskSpaceError",
+    "FormatError",
+    "KeyMismatchError",
+    "LayerMismatchError",
+    "LeaseLostError",
+    "NonFiniteError",
+    "RowsMissingError",
+    "StorageError",
+]
+
+
+class StorageError(Exception):
+    """Base of every error the storage layer raises on purpose."""
+
+
+class AlreadyPublishedError(StorageError):
+    """Somebody else published under this name first; their bytes stand, ours were discarded."""
+
+
+class FormatError(StorageError):
+    """Metadata or a record that is not ours, is torn, or has a version this code does not read."""
+
+
+class KeyMismatchError(StorageError):
+    """What is stored under a key was not made from the fields that now claim it."""
+
+
+class LayerMismatchError(StorageError):
+    """A layer exists with another shape, or does not exist."""
+
+
+class RowsMissingError(StorageError):
+    """Rows were asked for that no commit record holds."""
+
+
+class NonFiniteError(StorageError):
+    """A value is not finite after the cast to the store's type."""
+
+
+class DamagedError(StorageError):
+    """Bytes on disk are not the bytes that were committed."""
+
+
+class LeaseLostError(StorageError):
+    """Another writer took the shard over after our lease expired."""
+
+
+class DiskSpaceError(StorageError):
+    """The disk would not, or did not, hold what is to be written."""

@@ -1,0 +1,131 @@
+"""Classifiers in and out of the model folder: tensors beside the spec, layers and frame that they mean something with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from hypercolumns.backbones import LayerInfo
+from hypercolumns.columns import Frame
+from hypercolumns.errors import TrainingError
+from hypercolumns.heads import PixelConv, PixelMLP
+from hypercolumns.specs import BackboneSpec, CanvasSpec, ExperimentSpec, HeadSpec
+from storage.checkpoints import latest_checkpoint, save_checkpoint
+from storage.errors import AlreadyPublishedError
+from storage.models import load_model, save_model
+from tasks.manifests import Manifest
+
+__all__ = ["FolderCheckpoints", "ModelCard", "load_classifier", "save_classifier", "torch_dtype"]
+
+ClassifierT = TypeVar("ClassifierT", PixelMLP, PixelConv)
+
+
+class ModelCard(BaseModel):
+    """Everything that a classifier's tensors need to be used again, on images nobody has seen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: tuple[LayerInfo, ...]
+    head: HeadSpec
+    canvas: CanvasSpec
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    backbone: BackboneSpec
+    precision: str
+    keys: dict[str, str]
+    history: dict[str, Any]
+    certificate: dict[str, Any] | None = None
+
+    @property
+    def frame(self) -> Frame:
+        """Canvas and alignment."""
+        return Frame(self.canvas.size_hw, self.head.alignment)
+
+    @classmethod
+    def describe(
+        cls,
+        spec: ExperimentSpec,
+        manifest: Manifest,
+        model: PixelMLP | PixelConv,
+        keys: Mapping[str, str],
+        history: Mapping[str, Any],
+        certificate: Mapping[str, Any] | None = None,
+    ) -> ModelCard:
+        """Describe a trained classifier of an experiment."""
+        return cls(
+            layers=model.layers,
+            head=model.spec,
+            canvas=spec.store.canvas,
+            class_names=manifest.class_names,
+            palette=manifest.palette[: manifest.classes],
+            backbone=spec.backbone,
+            precision=spec.store.precision,
+            keys=dict(keys),
+            history=dict(history),
+            certificate=None if certificate is None else dict(certificate),
+        )
+
+
+def save_classifier(models_root: Path, key: str, model: nn.Module, card: ModelCard) -> Path:
+    """Publish a classifier under its key; one that is there already, made from the same key, stands."""
+    tensors = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+    with contextlib.suppress(AlreadyPublishedError):
+        save_model(models_root, key, tensors, card.model_dump(mode="json"))
+    return models_root / key
+
+
+def load_classifier(
+    kind: type[ClassifierT], path: Path, *, dtype: torch.dtype = torch.float32
+) -> tuple[ClassifierT, ModelCard]:
+    """Load a classifier, ready to predict.
+
+    Args:
+        kind: `PixelMLP` or `PixelConv`.
+        path: The model's folder.
+        dtype: Arithmetic of a `PixelConv`.
+
+    Raises:
+        FormatError: the folder is not a model of ours, or was tampered with.
+        TrainingError: the tensors do not fit the model that is described beside them.
+    """
+    tensors, description = load_model(path)
+    card = ModelCard.model_validate(description)
+    model = kind(card.layers, len(card.class_names), card.head, card.frame)
+    if isinstance(model, PixelConv):
+        model.dtype = dtype
+    try:
+        model.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
+    except RuntimeError as error:
+        raise TrainingError(
+            f"{path}: expected the tensors of the classifier described beside them, got others: {error}"
+        ) from error
+    return model.eval(), card
+
+
+def torch_dtype(precision: str) -> torch.dtype:
+    """Return the torch type of a spec's precision."""
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+class FolderCheckpoints:
+    """Keeps a run's state after every epoch in a folder (`hypercolumns.training.CheckpointKeeper`)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, epoch: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+        """Keep the state after an epoch."""
+        save_checkpoint(self._folder, epoch, {name: value.detach().cpu().numpy() for name, value in tensors.items()}, state)
+
+    def latest(self) -> tuple[int, dict[str, torch.Tensor], dict[str, Any]] | None:
+        """Return the newest state that is whole, or None."""
+        kept = latest_checkpoint(self._folder)
+        if kept is None:
+            return None
+        return kept.epoch, {name: torch.from_numpy(value) for name, value in kept.tensors.items()}, dict(kept.state)

@@ -1,0 +1,147 @@
+"""Extract: fill the feature store with what the experiment lacks, and nothing else.
+
+Any number of processes may run this on one store at once: each claims shards, and what another one is computing is waited for.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from tqdm import tqdm
+
+from hypercolumns.extraction import extract_maps
+from hypercolumns.sources import Item
+from storage.features import Busy, ShardWriter
+from tasks.jobs import CacheCount, Extracted, Job, Prepared
+from tasks.manifests import Entry, Manifest, load_manifest, row_keys
+from tasks.stores import canvas_loader, experiment_backbone, experiment_store, wanted_items
+
+__all__ = ["extract_features"]
+
+_LONGEST_WAIT_SECONDS = 2.0
+_WRITES_AHEAD = 2
+
+
+def extract_features(job: Job, prepared: Prepared, *, progress: bool = False) -> Extracted:
+    """Compute and store every missing row of the experiment's images, views and layers.
+
+    Raises:
+        NonFiniteError: an activation does not fit the store's type; nothing of its shard is committed.
+        DiskSpaceError: the disk is full; what was committed is safe, and a rerun resumes.
+    """
+    start = time.perf_counter()
+    manifest = load_manifest(prepared.path)
+    backbone = experiment_backbone(job.spec)
+    store = experiment_store(job, backbone)
+    work = _Work(job, manifest)
+    names = [layer.name for layer in backbone.layers]
+    hits = store.hits(work.keys, names)
+    computed = 0
+    bar = tqdm(total=len(store.missing(work.keys, names)), unit="img", desc="extract", disable=not progress)
+    with bar, _Writing() as writing:
+        while (claim := store.claim(work.keys, names)) is not None:
+            if isinstance(claim, Busy):
+                writing.check()
+                time.sleep(min(_LONGEST_WAIT_SECONDS, max(0.05, claim.seconds_left / 10)))
+                continue
+            _fill(claim, work, job, bar.update, writing)
+            computed += len(claim.row_keys)
+    return Extracted(
+        key=store.key,
+        path=store.path,
+        cached=computed == 0,
+        seconds=time.perf_counter() - start,
+        cache={name: CacheCount(hits=hit, misses=len(work.keys) - hit) for name, hit in hits.items()},
+        layer_bytes={name: store.du()["layers"][name] for name in names},
+        split_images=prepared.images,
+        images_computed=computed,
+    )
+
+
+class _Work:
+    """What is wanted, by row key: two splits that share an image share its row."""
+
+    def __init__(self, job: Job, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.entries: list[Entry] = []
+        self.items: dict[str, Item] = {}
+        for split, entries in manifest.splits.items():
+            offset = len(self.entries)
+            self.entries += entries
+            items = wanted_items(job.spec, entries, split)
+            for key, (index, view) in zip(row_keys(entries, items), items, strict=True):
+                self.items.setdefault(key, (offset + index, view))
+        self.keys = tuple(self.items)
+
+
+def _fill(claim: ShardWriter, work: _Work, job: Job, advance: Callable[[int], Any], writing: _Writing) -> None:
+    """Compute a claimed shard's maps and hand them to the writing thread, which also commits it."""
+    spec = job.spec.store
+    cast = torch.float16 if spec.dtype == "float16" else torch.float32
+    try:
+        writing.put(claim.__enter__)
+        batches = extract_maps(
+            experiment_backbone(job.spec),
+            canvas_loader(work.manifest, work.entries, job.spec),
+            [work.items[key] for key in claim.row_keys],
+            claim.layers,
+            batch_images=spec.batch_images,
+            decode_threads=2,
+            dtype=cast,
+        )
+        for first, maps in batches:
+            writing.put(claim.write, first, maps)
+            advance(len(next(iter(maps.values()))))
+        writing.put(claim.commit)
+    except BaseException:
+        writing.drain()
+        claim.abandon()
+        raise
+
+
+class _Writing:
+    """One thread that writes in order, a bounded number of batches behind the backbone."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
+        self._pending: deque[Future[object]] = deque()
+        self._stopped = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                while self._pending:
+                    self._pending.popleft().result()
+        finally:
+            self.drain()
+            self._executor.shutdown(wait=True)
+
+    def put(self, write: Callable[..., object], *arguments: Any) -> None:
+        """Queue a write; waits while the queue is full, and raises what an earlier write raised."""
+        while len(self._pending) > _WRITES_AHEAD:
+            self._pending.popleft().result()
+        self._pending.append(self._executor.submit(write, *arguments))
+
+    def check(self) -> None:
+        """Raise what a finished write raised."""
+        while self._pending and self._pending[0].done():
+            self._pending.popleft().result()
+
+    def drain(self) -> None:
+        """Drop what has not started and wait for what has."""
+        for future in self._pending:
+            future.cancel()
+        for future in self._pending:
+            if not future.cancelled():
+                future.exception()
+        self._pending.clear()

@@ -1,0 +1,133 @@
+"""Which store an experiment reads and writes, and the map source that reads it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hypercolumns.backbones import Backbone, LayerInfo, build_backbone
+from hypercolumns.columns import Frame, point_taps, weigh
+from hypercolumns.sources import CanvasLoader, Item
+from hypercolumns.specs import BackboneSpec, ExperimentSpec, Precision, StoreSpec
+from storage.features import FeatureStore
+from storage.reading import MapReader
+from tasks.jobs import Job
+from tasks.manifests import Entry, Manifest, row_keys
+
+__all__ = [
+    "EXTRACTOR_VERSION",
+    "StoreSource",
+    "canvas_loader",
+    "experiment_backbone",
+    "experiment_store",
+    "open_source",
+    "wanted_items",
+]
+
+EXTRACTOR_VERSION = 1
+"""Raised when the same inputs would give other bytes."""
+
+_lock = threading.Lock()
+
+
+def experiment_backbone(spec: ExperimentSpec) -> Backbone:
+    """Build the experiment's backbone, or hand out the one this process has built already."""
+    with _lock:
+        return _build(spec.backbone, spec.store.canvas.size_hw, spec.store.precision)
+
+
+@lru_cache(maxsize=2)
+def _build(backbone: BackboneSpec, canvas_hw: tuple[int, int], precision: Precision) -> Backbone:
+    return build_backbone(backbone, canvas_hw, precision=precision)
+
+
+def key_fields(backbone: Backbone, spec: StoreSpec) -> dict[str, Any]:
+    """Spell out everything that decides a store's bytes, except its layers, its type and its rows."""
+    return {
+        "extractor_version": EXTRACTOR_VERSION,
+        "backbone": backbone.identity,
+        "weights_sha256": backbone.weights_sha256,
+        "canvas": spec.canvas.model_dump(mode="json"),
+        "preprocessing": {"mean_rgb": list(backbone.spec.mean_rgb), "std_rgb": list(backbone.spec.std_rgb)},
+        "precision": spec.precision,
+    }
+
+
+def experiment_store(job: Job, backbone: Backbone) -> FeatureStore:
+    """Create or open the experiment's store and declare its layers."""
+    spec = job.spec.store
+    store = FeatureStore.create_or_open(
+        job.places.stores,
+        key_fields(backbone, spec),
+        dtype=spec.dtype,
+        compression=spec.compression,
+        shard_images=spec.shard_images,
+        recorded={"torch": torch.__version__, "device": "cpu"},
+    )
+    store.declare_layers({layer.name: (*layer.map_hw, layer.channels) for layer in backbone.layers})
+    return store
+
+
+def canvas_loader(manifest: Manifest, entries: Sequence[Entry], spec: ExperimentSpec) -> CanvasLoader:
+    """Return a function that decodes image `i` of the entries and fits it into the canvas."""
+    return lambda index: manifest.canvas(entries[index], spec.store.canvas, spec.backbone.mean_rgb)
+
+
+def wanted_items(spec: ExperimentSpec, entries: Sequence[Entry], split: str) -> list[Item]:
+    """List the images and views of a split that the experiment reads."""
+    views: tuple[str, ...] = spec.store.views if split == spec.dataset.train_split else ("identity",)
+    if spec.evaluate.flip and split == spec.dataset.val_split and "hflip" not in views:
+        views = (*views, "hflip")
+    return [(index, view) for view in views for index in range(len(entries))]
+
+
+def open_source(job: Job, manifest: Manifest, split: str) -> StoreSource:
+    """Open the maps of a split, which must have been extracted."""
+    backbone = experiment_backbone(job.spec)
+    store = experiment_store(job, backbone)
+    entries = manifest.splits[split]
+    return StoreSource(store, backbone.layers, entries, wanted_items(job.spec, entries, split), backbone.canvas_hw)
+
+
+class StoreSource:
+    """A map source that reads a feature store: rows of images and views, found by content."""
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        layers: Sequence[LayerInfo],
+        entries: tuple[Entry, ...],
+        items: list[Item],
+        canvas_hw: tuple[int, int],
+    ) -> None:
+        self.layers = tuple(layers)
+        self.canvas_hw = canvas_hw
+        names = [layer.name for layer in layers]
+        self._reader: MapReader = store.reader(names)
+        rows = store.rows(row_keys(entries, items), names)
+        self._rows = {item: int(row) for item, row in zip(items, rows, strict=True)}
+
+    def maps(self, items: Sequence[Item]) -> list[Tensor]:
+        """Return one map per layer, each (len(items), h, w, C), in the type they are kept in (float32 if quantised)."""
+        rows = np.array([self._rows[item] for item in items])
+        return [_tensor(self._reader.read(layer.name, rows)) for layer in self.layers]
+
+    def gather(self, item: Item, points_xy: Tensor, frame: Frame) -> Tensor:
+        """Return the hypercolumns of one image at canvas positions, reading only the cells around them."""
+        row = self._rows[item]
+        columns = []
+        for layer in self.layers:
+            cells, weights = point_taps(points_xy, layer, frame)
+            columns.append(weigh(_tensor(self._reader.read_cells(layer.name, row, cells.reshape(-1).numpy())), weights))
+        return torch.cat(columns, dim=1)
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    # torch takes no read-only memory; a copy also moves the page-cache read to where the caller wants it.
+    return torch.from_numpy(values if values.flags.writeable else np.array(values))

@@ -1,0 +1,113 @@
+"""Train: convert the sparse classifier to convolutions and train it on every labelled pixel of every image."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from hypercolumns.heads import PixelConv, PixelMLP, convert
+from hypercolumns.problems import DenseProblem, class_weights
+from hypercolumns.sampling import held_out
+from hypercolumns.sources import LayerSubset
+from hypercolumns.training import History, fit
+from storage.canonical import digest
+from storage.models import model_exists, read_description
+from tasks.classifiers import FolderCheckpoints, ModelCard, load_classifier, save_classifier, torch_dtype
+from tasks.jobs import Job, Prepared, Pretrained, Trained
+from tasks.manifests import Entry, Manifest, load_manifest
+from tasks.stores import open_source
+
+__all__ = ["train_dense"]
+
+_CACHED_LABEL_BYTES = 512e6
+
+
+def train_dense(job: Job, prepared: Prepared, pretrained: Pretrained, *, progress: bool = False) -> Trained:
+    """Train the dense classifier of the experiment, resume it, or find it.
+
+    Raises:
+        DivergedError: the loss is no longer finite; says at which image.
+    """
+    start = time.perf_counter()
+    manifest = load_manifest(prepared.path)
+    split = job.spec.dataset.train_split
+    key = digest(
+        {
+            "sparse": pretrained.key,
+            "head": job.spec.head.model_dump(mode="json"),
+            "train": job.spec.train.model_dump(mode="json"),
+            "views": list(job.spec.store.views),
+            "images": manifest.content_key(split, labels=True),
+        }
+    )
+    cached = model_exists(job.places.models, key)
+    if not cached:
+        mlp, sparse_card = load_classifier(PixelMLP, pretrained.path)
+        model = convert(mlp, torch_dtype(job.spec.train.precision))
+        history = _fit(job, manifest, model, key, progress)
+        keys = {**sparse_card.keys, "sparse": pretrained.key}
+        card = ModelCard.describe(job.spec, manifest, model, keys, history.to_json(), sparse_card.certificate)
+        save_classifier(job.places.models, key, model, card)
+        shutil.rmtree(job.places.checkpoints / key, ignore_errors=True)
+    path = job.places.models / key
+    history_json = ModelCard.model_validate(read_description(path)).history
+    return Trained(key=key, path=path, cached=cached, seconds=time.perf_counter() - start, history=history_json)
+
+
+def _fit(job: Job, manifest: Manifest, model: PixelConv, key: str, progress: bool) -> History:
+    spec = job.spec.train
+    if spec.epochs == 0:
+        return History()
+    split = job.spec.dataset.train_split
+    entries = manifest.splits[split]
+    source = LayerSubset(open_source(job, manifest, split), [layer.name for layer in model.layers])
+    kept_out = [bool(spec.patience) and held_out(e.image_sha256, spec.holdout, e.group) for e in entries]
+    if all(kept_out):
+        kept_out = [False] * len(entries)
+    problem = DenseProblem(
+        source,
+        [i for i, out in enumerate(kept_out) if not out],
+        [i for i, out in enumerate(kept_out) if out],
+        _label_loader(job, manifest, entries),
+        job.spec.store.views,
+        class_weights(manifest.histograms(split), spec.class_weighting),
+        spec,
+        [entry.image_id for entry in entries],
+    )
+    checkpoints = FolderCheckpoints(job.places.checkpoints / key)
+    with tqdm(total=spec.epochs * problem.steps, unit="step", desc="train", disable=not progress) as bar:
+
+        def show(epoch: int, step: int, loss: float) -> None:
+            bar.update((epoch - 1) * problem.steps + step - bar.n)
+            bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", refresh=False)
+
+        return fit(model, problem, spec, checkpoints=checkpoints, progress=show)
+
+
+def _label_loader(job: Job, manifest: Manifest, entries: tuple[Entry, ...]) -> Callable[[int], NDArray[np.uint8]]:
+    """Return a function that decodes an image's label canvas, keeping the most recent ones within a fixed memory."""
+    kept: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+    lock = Lock()
+    height, width = job.spec.store.canvas.size_hw
+    capacity = max(1, int(_CACHED_LABEL_BYTES / (height * width)))
+
+    def load(index: int) -> NDArray[np.uint8]:
+        with lock:
+            if index in kept:
+                kept.move_to_end(index)
+                return kept[index]
+        labels = manifest.canvas_mask(entries[index], job.spec)
+        with lock:
+            kept[index] = labels
+            if len(kept) > capacity:
+                kept.popitem(last=False)
+        return labels
+
+    return load

@@ -1,0 +1,88 @@
+"""Handing shards out to writers, taking them back from the dead, and withdrawing what is damaged: all under the store's lock.
+
+What to hand out is decided in `storage.claims`; who holds it is kept in `storage.leases`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from storage.claims import Busy, Request, Work
+from storage.core import StoreCore
+from storage.leases import Lease
+from storage.publish import PARTIAL_SUFFIX, ensure_folder, partial_path
+from storage.writing import ShardWriter
+from storage.zarr_metadata import roles
+
+__all__ = ["claim", "retire"]
+
+
+def claim(core: StoreCore, request: Request, recorded: Mapping[str, Any]) -> ShardWriter | Busy | None:
+    """Hand out the next work of a request.
+
+    Returns:
+        a writer; `Busy` if all that is missing is being written by others; None if nothing is missing.
+    """
+    with core.locked():
+        core.refresh()
+        core.derive()
+        live, dead = core.leases.live_and_dead()
+        _bury(core, dead)
+        free = _free_shards(core, live)
+        work = request.next_work(core.index, live, int(core.state.shard_images or 1), free)
+        if work is not None:
+            return _grant(core, work, recorded)
+    return _busy(core, request, live) if request.pending else None
+
+
+def retire(core: StoreCore, layer: str, shard: int, reason: str) -> None:
+    """Append a record that a shard's layer no longer counts, and move its files to quarantine."""
+    with core.locked():
+        core.refresh()
+        if (shard, layer) in core.index.masks([shard]):
+            core.append({"kind": "retire", "layer": layer, "shard": shard, "reason": reason})
+        _quarantine(core, layer, shard)
+
+
+def _grant(core: StoreCore, work: Work, recorded: Mapping[str, Any]) -> ShardWriter:
+    for layer in work.layers:
+        for role in roles(core.dtype):
+            # A file that no record counts: a writer died between publishing it and its record. It is made again.
+            core.layout.shard(layer, work.shard, role).unlink(missing_ok=True)
+    lease = Lease(work.shard, work.layers, work.slots, work.row_keys, core.clock() + core.lease_seconds)
+    core.leases.grant(lease)
+    return ShardWriter(core, lease, recorded)
+
+
+def _bury(core: StoreCore, dead: Sequence[Lease]) -> None:
+    """Remove dead leases with their partial files."""
+    for lease in dead:
+        for layer in lease.layers:
+            for role in roles(core.dtype):
+                partial_path(core.layout.shard(layer, lease.shard, role), lease.name).unlink(missing_ok=True)
+        core.leases.remove(lease)
+
+
+def _free_shards(core: StoreCore, live: Sequence[Lease]) -> list[int]:
+    """Return numbers that new images may take: those that others gave up first, so that no hole stays."""
+    last = core.index.last_row()
+    first = 0 if last is None else last[0] + 1
+    taken = {lease.shard for lease in live}
+    return [shard for shard in (*core.index.holes(), *range(first, first + len(live) + 1)) if shard not in taken]
+
+
+def _busy(core: StoreCore, request: Request, live: Sequence[Lease]) -> Busy:
+    pending = set(request.pending)
+    theirs = [lease for lease in live if pending & set(lease.row_keys)] or live
+    seconds = min((core.leases.seconds_left(lease) for lease in theirs), default=0.0)
+    return Busy(seconds, tuple(lease.owner for lease in theirs), len(pending))
+
+
+def _quarantine(core: StoreCore, layer: str, shard: int) -> None:
+    for role in roles(core.dtype):
+        path = core.layout.shard(layer, shard, role)
+        if path.exists():
+            ensure_folder(core.layout.quarantine)
+            unique = partial_path(path).name.removesuffix(PARTIAL_SUFFIX)
+            path.replace(core.layout.quarantine / f"{path.parent.name}.{unique}")

@@ -1,0 +1,113 @@
+"""What every part of a feature store shares: its paths, its lock, its records, its index and its leases.
+
+Changes of the store go through here: a record is appended under the lock, the index reads it, the derived files follow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from filelock import FileLock
+
+from storage.canonical import digest
+from storage.encoding import DTYPES
+from storage.errors import AlreadyPublishedError, FormatError, KeyMismatchError
+from storage.index_lines import StoreState
+from storage.layout import FORMAT_VERSION, StoreLayout
+from storage.leases import LeaseBook
+from storage.publish import explained_disk_errors
+from storage.records import REPAIR_HINT, RecordLog
+from storage.rows_index import RowsIndex
+from storage.zarr_metadata import write_derived
+
+__all__ = ["StoreCore", "store_key"]
+
+
+def store_key(key_fields: Mapping[str, Any], dtype: str) -> str:
+    """Return the key of the store that holds what `key_fields` decide, in `dtype`."""
+    return digest({**key_fields, "dtype": dtype, "format": FORMAT_VERSION})
+
+
+class StoreCore:
+    """The shared parts of one store.
+
+    Args:
+        layout: its paths.
+        lease_seconds: how long a writer may be silent before its shard is taken over.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, layout: StoreLayout, lease_seconds: float, clock: Callable[[], float] = time.time) -> None:
+        self.layout = layout
+        self.lease_seconds = lease_seconds
+        self.clock = clock
+        self.log = RecordLog(layout.records)
+        self.index = RowsIndex(layout.index, self.log)
+        self.leases = LeaseBook(layout.leases, clock)
+        self._lock = FileLock(str(layout.lock))
+
+    @property
+    def key(self) -> str:
+        """The store's key, which is its folder's name."""
+        return self.layout.root.name
+
+    @property
+    def state(self) -> StoreState:
+        """What the records read so far say of the store as a whole."""
+        return self.index.state
+
+    @property
+    def dtype(self) -> str:
+        """The store's type."""
+        return str((self.state.create or {})["dtype"])
+
+    @property
+    def compressed(self) -> bool:
+        """Whether rows are compressed."""
+        return bool((self.state.create or {})["compression"] == "zstd")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the store's lock. Re-entrant within a thread; held for moments only, never while data are written."""
+        with self._lock:
+            yield
+
+    def refresh(self) -> StoreState:
+        """Read the new records and make sure that this is the store its folder's name says.
+
+        Raises:
+            FormatError: the records are not ours, or broken.
+            KeyMismatchError: the store was made from other fields than its key.
+        """
+        state = self.index.refresh()
+        create = state.create
+        if create is None or create.get("dtype") not in DTYPES:
+            raise FormatError(f"{self.layout.root}: expected a feature store, found no record that creates one; {REPAIR_HINT}")
+        made_from = store_key(create["key_fields"], create["dtype"])
+        if made_from != self.key:
+            raise KeyMismatchError(
+                f"{self.layout.root}: the store says it was made from {create['key_fields']!r}, whose key is {made_from}, not "
+                f"{self.key}; was the folder renamed or replaced?"
+            )
+        return state
+
+    def append(self, body: Mapping[str, Any]) -> None:
+        """Append a record, durable when this returns, and have index and derived files follow. The caller holds the lock."""
+        while True:
+            state = self.index.refresh()
+            try:
+                self.log.append(body, state.number, state.link)
+            except AlreadyPublishedError:
+                # Where the lock does not exclude others (some network file systems), the record's name does.
+                continue
+            break
+        self.refresh()
+        self.derive()
+
+    def derive(self) -> None:
+        """Bring index and derived files in step with the records. The caller holds the lock."""
+        with explained_disk_errors(self.layout.lock):
+            write_derived(self.layout, self.key, self.index)

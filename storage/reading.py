@@ -1,0 +1,199 @@
+"""Reading maps back: at memory speed where the kernel has the file, and never other bytes than were committed.
+
+Uncompressed rows are read straight into the result or mapped; a row's checksum is compared with its record's at its first
+touch. Uses records and files only: neither Zarr nor its metadata.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from storage.core import StoreCore
+from storage.encoding import decode, stored_dtype
+from storage.errors import DamagedError, LayerMismatchError, RowsMissingError
+from storage.index_lines import LayerEntry
+from storage.shards import ShardFile
+from storage.zarr_metadata import row_shape
+
+__all__ = ["MapReader", "VerifyReads"]
+
+T = TypeVar("T")
+Array = np.ndarray[Any, np.dtype[Any]]
+VerifyReads = Literal["first", "always", "never"]
+_OPEN_FILES = 256
+
+
+class MapReader:
+    """Read rows of some layers. Safe among threads and after a fork.
+
+    Args:
+        core: the store.
+        layers: the layers that may be read.
+        verify_reads: when a row's checksum is compared: at its first touch by this reader, at each, or never.
+    """
+
+    def __init__(self, core: StoreCore, layers: tuple[str, ...], verify_reads: VerifyReads = "first") -> None:
+        if verify_reads not in ("first", "always", "never"):
+            raise ValueError(f"verify_reads: expected first, always or never, got {verify_reads!r}")
+        self.layers = layers
+        self._core = core
+        self._verify_reads = verify_reads
+        self._dtype = core.dtype
+        self._shard_images = int(core.state.shard_images or 1)
+        self._shapes = {layer: core.state.shapes[layer] for layer in layers}
+        self._guard = threading.Lock()
+        self._entries: dict[tuple[int, str], LayerEntry] = {}
+        self._files: OrderedDict[tuple[int, str, str], ShardFile] = OrderedDict()
+        self._verified: dict[tuple[int, str, str], int] = {}
+
+    def read(self, layer: str, rows: Sequence[int] | Array) -> Array:
+        """Read whole maps.
+
+        Args:
+            layer: the layer's name.
+            rows: (B,) row numbers.
+
+        Returns:
+            (B, h, w, C): float16 and float32 as stored, bfloat16 and uint8 as float32. One uncompressed row of floats comes as
+            a view of the mapped file (copy on write).
+
+        Raises:
+            RowsMissingError: a row is not committed with this layer.
+            DamagedError: the bytes are not those that were committed.
+        """
+        shape, numbers = self._shape(layer), [int(row) for row in rows]
+        if len(numbers) == 1 and not self._core.compressed:
+            return decode(self._dtype, self._view(layer, numbers[0])[None], self._scale_offset(layer, numbers))
+        stored = np.empty((len(numbers), *shape), stored_dtype(self._dtype))
+        for row, out in zip(numbers, stored, strict=True):
+            self._row_into(layer, row, "maps", out)
+        return decode(self._dtype, stored, self._scale_offset(layer, numbers))
+
+    def read_cells(self, layer: str, row: int, cells: Sequence[int] | Array) -> Array:
+        """Read some cells of one row's map; once the row is verified, only their bytes are touched.
+
+        Args:
+            layer: the layer's name.
+            row: the row's number.
+            cells: (n,) flat cell numbers, y·w + x.
+
+        Returns:
+            (n, C), typed as by `read`.
+
+        Raises:
+            RowsMissingError: the row is not committed with this layer.
+            DamagedError: the bytes are not those that were committed.
+            IndexError: a cell lies outside the map.
+        """
+        height, width, channels = self._shape(layer)
+        wanted = np.asarray(cells, np.int64)
+        if wanted.size and not (int(wanted.min()) >= 0 and int(wanted.max()) < height * width):
+            raise IndexError(
+                f"layer {layer}: expected cells from 0 to {height * width - 1}, got {int(wanted.min())} to {int(wanted.max())}"
+            )
+        if self._core.compressed:
+            stored = np.empty((height, width, channels), stored_dtype(self._dtype))
+            self._row_into(layer, int(row), "maps", stored)
+        else:
+            stored = self._view(layer, int(row))
+        picked = stored.reshape(-1, channels)[wanted]
+        scale_offset = self._scale_offset(layer, [int(row)])
+        return decode(self._dtype, picked, None if scale_offset is None else scale_offset[:, 0, 0])
+
+    def _shape(self, layer: str) -> tuple[int, int, int]:
+        if layer not in self._shapes:
+            raise LayerMismatchError(f"layer {layer}: this reader was made for {list(self.layers)}")
+        return self._shapes[layer]
+
+    def _scale_offset(self, layer: str, rows: Sequence[int]) -> Array | None:
+        """Return (2, B, 1, 1, C) for uint8, None for other types."""
+        if self._dtype != "uint8":
+            return None
+        values = np.empty((len(rows), 2, 1, self._shapes[layer][2]), np.float32)
+        for row, out in zip(rows, values, strict=True):
+            self._row_into(layer, row, "scale_offset", out)
+        return np.moveaxis(values, 1, 0)[:, :, None]
+
+    def _row_into(self, layer: str, row: int, role: str, out: Array) -> None:
+        self._checked(layer, row, role, lambda file, slot, crc32c: file.read_into(slot, out, crc32c))
+
+    def _view(self, layer: str, row: int) -> Array:
+        return self._checked(layer, row, "maps", lambda file, slot, crc32c: file.view(slot, crc32c))
+
+    def _checked(self, layer: str, row: int, role: str, operation: Callable[[ShardFile, int, int | None], T]) -> T:
+        """Run an operation on a row's file, with the checksum to be compared; try anew if the file was replaced meanwhile."""
+        shard, slot = divmod(row, self._shard_images)
+        while True:
+            entry = self._entry(layer, shard, slot)
+            name = (shard, layer, role)
+            must_verify = self._verify_reads == "always" or (
+                self._verify_reads == "first" and not self._verified.get(name, 0) >> slot & 1
+            )
+            try:
+                result = operation(self._file(name, entry), slot, entry.row_crc32c(slot, role) if must_verify else None)
+            except DamagedError as error:
+                self._refuse_if_still(entry, layer, shard, error)
+                continue
+            if must_verify:
+                with self._guard:
+                    self._verified[name] = self._verified.get(name, 0) | 1 << slot
+            return result
+
+    def _entry(self, layer: str, shard: int, slot: int) -> LayerEntry:
+        entry = self._entries.get((shard, layer))
+        if entry is None or slot not in entry.slots:
+            self._core.refresh()
+            entry = self._core.index.entries([shard], [layer]).get((shard, layer))
+            if entry is None or slot not in entry.slots:
+                raise RowsMissingError(
+                    f"row {shard * self._shard_images + slot} of layer {layer} is not in store {self._core.key}; extract it: "
+                    "`hypercolumns extract`"
+                )
+            self._entries[shard, layer] = entry
+        return entry
+
+    def _file(self, name: tuple[int, str, str], entry: LayerEntry) -> ShardFile:
+        with self._guard:
+            file = self._files.get(name)
+            if file is not None:
+                self._files.move_to_end(name)
+                return file
+        shard, layer, role = name
+        dtype = stored_dtype(self._dtype if role == "maps" else "float32")
+        file = ShardFile(
+            self._core.layout.shard(layer, shard, role),
+            entry.files[role],
+            self._shard_images,
+            row_shape(self._shapes[layer], role),
+            dtype,
+            compressed=self._core.compressed,
+        )
+        with self._guard:
+            self._files[name] = file
+            while len(self._files) > _OPEN_FILES:
+                # Closed when the last reader that holds it lets go.
+                self._files.popitem(last=False)
+        return file
+
+    def _refuse_if_still(self, entry: LayerEntry, layer: str, shard: int, error: DamagedError) -> None:
+        """Forget a file that was replaced since we opened it; refuse one that was not."""
+        self._core.refresh()
+        now = self._core.index.entries([shard], [layer]).get((shard, layer))
+        with self._guard:
+            self._entries.pop((shard, layer), None)
+            for role in ("maps", "scale_offset"):
+                self._files.pop((shard, layer, role), None)
+                self._verified.pop((shard, layer, role), None)
+        if now is None or now.record != entry.record:
+            return
+        keys = self._core.index.slot_keys(shard)
+        raise DamagedError(
+            f"shard {shard} of layer {layer} is damaged ({error}); its images: "
+            f"{', '.join(keys[slot] for slot in entry.slots)}. "
+            "`hypercolumns store repair` extracts exactly these again"
+        ) from error

@@ -1,0 +1,139 @@
+"""The records of a store: numbered, chained by digest, and the only truth about what is committed.
+
+Kinds: `create` (number 1: what the store's key was made of), `layers` (shapes declared), `commit` (a shard's layers are
+there), `retire` (a shard's layer no longer counts) and `lost` (a record that could not be read is declared void). A record is a
+canonical JSON object whose first member is the sha256 of all that follows; the next record repeats it as `previous`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage.canonical import canonical_bytes
+from storage.errors import FormatError
+from storage.layout import FORMAT_VERSION
+from storage.publish import publish_bytes
+
+__all__ = ["NO_RECORD", "REPAIR_HINT", "Record", "RecordLog"]
+
+REPAIR_HINT = "run `hypercolumns store verify`, then `hypercolumns store repair`"
+NO_RECORD = ""
+"""The digest that stands before the first record."""
+_HEAD = b'{"sha256":"'
+_HEAD_BYTES = len(_HEAD) + 64 + len(b'",')
+_LOOK_AHEAD = 8
+"""How many numbers after the last record are tried, so that a gap is noticed without listing the folder."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record that was read and whose own digest is right."""
+
+    number: int
+    sha256: str
+    body: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """What the record says: see the module."""
+        return str(self.body.get("kind"))
+
+    @property
+    def previous(self) -> str:
+        """The digest of the record before."""
+        return str(self.body.get("previous"))
+
+    @property
+    def link(self) -> str:
+        """The digest that the next record must name as `previous`: a void record stands for the one that was lost."""
+        return str(self.body.get("stands_for") or self.sha256)
+
+
+class RecordLog:
+    """The folder of records.
+
+    Args:
+        folder: where they lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, number: int) -> Path:
+        """Return the file of a record."""
+        return self._folder / f"{number:010d}.json"
+
+    def append(self, body: Mapping[str, Any], after_number: int, after_link: str) -> Record:
+        """Publish the record that follows `after_number`.
+
+        Raises:
+            AlreadyPublishedError: somebody appended first; read theirs and try again after it.
+        """
+        number = after_number + 1
+        chained = {**body, "number": number, "previous": after_link, "format": FORMAT_VERSION}
+        tail = canonical_bytes(chained)[1:]
+        sha256 = hashlib.sha256(tail).hexdigest()
+        publish_bytes(self.path(number), _HEAD + sha256.encode() + b'",' + tail)
+        return Record(number, sha256, chained)
+
+    def read(self, number: int) -> Record | None:
+        """Read one record; None if there is none of that number.
+
+        Raises:
+            FormatError: it is torn, damaged, misnumbered or of another format version.
+        """
+        path = self.path(number)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        tail = data[_HEAD_BYTES:]
+        sha256 = data[len(_HEAD) : len(_HEAD) + 64].decode("latin-1")
+        if not data.startswith(_HEAD) or hashlib.sha256(tail).hexdigest() != sha256:
+            raise FormatError(f"{path}: the record does not match its own sha256; {REPAIR_HINT}")
+        body = _parsed(path, b"{" + tail)
+        if body.get("format") != FORMAT_VERSION:
+            raise FormatError(
+                f"{path}: format version {body.get('format')}, this program reads {FORMAT_VERSION}; extract the store anew, "
+                "or use the version of the program that wrote it"
+            )
+        if body.get("number") != number:
+            raise FormatError(f"{path}: the record says it is number {body.get('number')}; {REPAIR_HINT}")
+        return Record(number, sha256, body)
+
+    def follow(self, number: int, link: str) -> Iterator[Record]:
+        """Read all records after one, in order, checking the chain.
+
+        Raises:
+            FormatError: the chain is broken, or a record is missing while later ones exist.
+        """
+        while (record := self.read(number + 1)) is not None:
+            if record.previous != link:
+                raise FormatError(
+                    f"{self.path(record.number)}: follows record {record.previous[:12]}…, but the one before it is "
+                    f"{link[:12]}…; {REPAIR_HINT}"
+                )
+            number, link = record.number, record.link
+            yield record
+        for later in range(number + 2, number + 2 + _LOOK_AHEAD):
+            if self.path(later).exists():
+                raise FormatError(f"{self.path(number + 1)}: the record is missing, later ones exist; {REPAIR_HINT}")
+
+    def numbers(self) -> list[int]:
+        """List the numbers of all records, rising."""
+        return sorted(int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit())
+
+
+def _parsed(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise FormatError(f"{path}: expected a record, got bytes that do not parse; {REPAIR_HINT}") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"{path}: expected a record, got {type(value).__name__}; {REPAIR_HINT}")
+    return value

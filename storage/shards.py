@@ -1,0 +1,248 @@
+"""One shard file: the bytes of Zarr v3's sharding codec, streamed out and read back without Zarr.
+
+Rows lie one after the other, each followed by its crc32c; after the last one comes the index (offset and length per slot, all
+ones for an empty slot) and its crc32c. Knows nothing of layers, leases or records.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import google_crc32c
+import numpy as np
+from numcodecs import zstd  # type: ignore[import-untyped]
+
+from storage.errors import DamagedError
+from storage.publish import explained_disk_errors, publish_partial
+
+__all__ = ["CHECKSUM_BYTES", "ShardFile", "ShardFileSummary", "ShardFileWriter", "checksum", "index_bytes"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+CHECKSUM_BYTES = 4
+_ZSTD_LEVEL = 1
+_EMPTY = np.uint64(2**64 - 1)
+
+
+def checksum(data: Array | bytes, start: int = 0) -> int:
+    """Return the crc32c of contiguous bytes, going on from `start`."""
+    return int(google_crc32c.extend(start, data))
+
+
+def index_bytes(slot_count: int) -> int:
+    """Return the size of a shard's index with its checksum."""
+    return 16 * slot_count + CHECKSUM_BYTES
+
+
+@dataclass(frozen=True)
+class ShardFileSummary:
+    """What a record says of one file.
+
+    There is no checksum of the whole file, because it would say nothing: rows followed by their own crc32c have the same crc32c
+    whatever they hold, so that two swapped files would pass. Row by row and with the index, every byte is covered.
+
+    Args:
+        bytes: the file's size.
+        index_crc32c: of the index at its end.
+        rows_crc32c: of each written row's stored (perhaps compressed) bytes, in slot order.
+    """
+
+    bytes: int
+    index_crc32c: int
+    rows_crc32c: tuple[int, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {**asdict(self), "rows_crc32c": list(self.rows_crc32c)}
+
+
+class ShardFileWriter:
+    """Stream rows into a partial file; `finish`, then `publish` it, or `abandon` it.
+
+    Args:
+        partial: the unfinished file; must not exist.
+        slot_count: how many rows the shard could hold.
+        compressed: compress each row with zstd.
+    """
+
+    def __init__(self, partial: Path, slot_count: int, *, compressed: bool) -> None:
+        self.partial = partial
+        self._index = np.full((slot_count, 2), _EMPTY, dtype="<u8")
+        self._compressed = compressed
+        self._rows_crc32c: list[int] = []
+        self._size = 0
+        with explained_disk_errors(partial):
+            # Unbuffered: rows are large, and a copy of each through a buffer would cost as much as the checksum.
+            self._file = partial.open("xb", buffering=0)
+
+    def append(self, slot: int, row: Array) -> None:
+        """Write the next row. Slots rise."""
+        payload = zstd.compress(row, _ZSTD_LEVEL) if self._compressed else row.reshape(-1).view(np.uint8)
+        row_crc32c = checksum(payload)
+        trailer = row_crc32c.to_bytes(CHECKSUM_BYTES, "little")
+        self._index[slot] = (self._size, len(payload) + CHECKSUM_BYTES)
+        self._write(payload)
+        self._write(trailer)
+        self._rows_crc32c.append(row_crc32c)
+
+    def finish(self) -> ShardFileSummary:
+        """Write the index, flush everything to the disk and return what the record must say."""
+        index = self._index.tobytes()
+        index_crc32c = checksum(index)
+        self._write(index)
+        self._write(index_crc32c.to_bytes(CHECKSUM_BYTES, "little"))
+        with explained_disk_errors(self.partial):
+            os.fdatasync(self._file.fileno())
+        return ShardFileSummary(self._size, index_crc32c, tuple(self._rows_crc32c))
+
+    def publish(self, path: Path) -> None:
+        """Give the finished file its name.
+
+        Raises:
+            AlreadyPublishedError: the name is taken.
+        """
+        with self._file, explained_disk_errors(path):
+            publish_partial(cast(BinaryIO, self._file), self.partial, path)
+
+    def abandon(self) -> None:
+        """Close and remove the partial file."""
+        self._file.close()
+        self.partial.unlink(missing_ok=True)
+
+    def _write(self, data: Array | bytes) -> None:
+        view = data.data if isinstance(data, np.ndarray) else memoryview(data)
+        with explained_disk_errors(self.partial):
+            while view:
+                view = view[self._file.write(view) :]
+        self._size += len(data)
+
+
+class ShardFile:
+    """Read one published shard file. Closed when nobody refers to it any more, so that an eviction cannot pull it away.
+
+    Args:
+        path: the file.
+        summary: what its record says.
+        slot_count: how many rows the shard could hold.
+        row_shape: (h, w, C).
+        dtype: the stored type.
+        compressed: whether rows are zstd frames.
+
+    Raises:
+        DamagedError: the file is missing, has another size or another index.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        summary: ShardFileSummary,
+        slot_count: int,
+        row_shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        *,
+        compressed: bool,
+    ) -> None:
+        self.path, self.compressed = path, compressed
+        self._size, self._row_shape, self._dtype = summary.bytes, row_shape, dtype
+        self._row_bytes = int(np.prod(row_shape)) * dtype.itemsize
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise DamagedError(f"{path}: the file is gone") from error
+        weakref.finalize(self, os.close, self._descriptor)
+        self._check_size()
+        self._map: mmap.mmap | None = None
+        self._index = self._read_index(slot_count, summary.index_crc32c)
+
+    def payload(self, slot: int, crc32c: int | None = None) -> Array:
+        """Return the stored bytes of a row, copied, as uint8; checked if a checksum is given.
+
+        Raises:
+            DamagedError: they do not match the checksum, or are not there.
+        """
+        offset, length = self._extent(slot)
+        data = np.empty(length, np.uint8)
+        self._read_into(data.data, offset)
+        self._compare(slot, data, crc32c)
+        return data
+
+    def read_into(self, slot: int, out: Array, crc32c: int | None = None) -> None:
+        """Read a row into `out`, contiguous (h, w, C) of the stored type; checked if a checksum is given.
+
+        Raises:
+            DamagedError: the bytes do not match the checksum, or are not there.
+        """
+        if self.compressed:
+            data = self.payload(slot, crc32c)
+            try:
+                np.copyto(out, np.frombuffer(zstd.decompress(data), self._dtype).reshape(self._row_shape))
+            except (RuntimeError, ValueError) as error:
+                raise DamagedError(f"{self.path}: slot {slot} does not decompress ({error})") from error
+            return
+        self._read_into(out.reshape(-1).view(np.uint8).data, self._extent(slot)[0])
+        self._compare(slot, out, crc32c)
+
+    def view(self, slot: int, crc32c: int | None = None) -> Array:
+        """Return a row of an uncompressed shard as a view of the mapped file; checked if a checksum is given.
+
+        Writes to it, if any, stay private to the process: a read-only array would make torch warn.
+
+        Raises:
+            DamagedError: the bytes do not match the checksum, or are not there.
+        """
+        self._check_size()
+        offset, length = self._extent(slot)
+        if self._map is None:
+            self._map = mmap.mmap(self._descriptor, self._size, access=mmap.ACCESS_COPY)
+        if crc32c is not None:
+            # The first touch reads the whole row: one request to the disk instead of one per page.
+            self._map.madvise(mmap.MADV_WILLNEED, offset - offset % mmap.PAGESIZE, length + offset % mmap.PAGESIZE)
+        row = np.frombuffer(self._map, self._dtype, length // self._dtype.itemsize, offset).reshape(self._row_shape)
+        self._compare(slot, row, crc32c)
+        return row
+
+    def is_whole(self, slot: int, crc32c: int) -> bool:
+        """Tell whether a row and the checksum behind it, which stock Zarr compares, are those committed."""
+        offset, length = self._extent(slot)
+        data = np.empty(length + CHECKSUM_BYTES, np.uint8)
+        self._read_into(data.data, offset)
+        return checksum(data[:-CHECKSUM_BYTES]) == crc32c == int.from_bytes(data[-CHECKSUM_BYTES:].tobytes(), "little")
+
+    def _compare(self, slot: int, data: Array, crc32c: int | None) -> None:
+        if crc32c is not None and checksum(data) != crc32c:
+            raise DamagedError(f"{self.path}: the bytes of slot {slot} do not match their checksum")
+
+    def _extent(self, slot: int) -> tuple[int, int]:
+        offset, length = int(self._index[slot, 0]), int(self._index[slot, 1]) - CHECKSUM_BYTES
+        if not (0 <= offset <= offset + length <= self._size) or not (self.compressed or length == self._row_bytes):
+            raise DamagedError(f"{self.path}: the index gives slot {slot} bytes that are not there")
+        return offset, length
+
+    def _read_index(self, slot_count: int, crc32c: int) -> Array:
+        data = np.empty(index_bytes(slot_count), np.uint8)
+        if self._size < data.size:
+            raise DamagedError(f"{self.path}: {self._size} bytes cannot hold an index of {slot_count} slots")
+        self._read_into(data.data, self._size - data.size)
+        index, trailer = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
+        if not checksum(index) == crc32c == int.from_bytes(trailer.tobytes(), "little"):
+            raise DamagedError(f"{self.path}: the index at the end is not the one committed")
+        return index.view("<u8").reshape(slot_count, 2)
+
+    def _read_into(self, target: memoryview, offset: int) -> None:
+        done = 0
+        while done < len(target):
+            count = os.preadv(self._descriptor, [target[done:]], offset + done)
+            if count == 0:
+                raise DamagedError(f"{self.path}: the file ends at byte {offset + done}, expected {self._size}")
+            done += count
+
+    def _check_size(self) -> None:
+        # Mapped bytes beyond the end of a file kill the process, so the size is asked before each view.
+        size = os.fstat(self._descriptor).st_size
+        if size != self._size:
+            raise DamagedError(f"{self.path}: {size} bytes, expected {self._size}")

@@ -1,0 +1,200 @@
+"""The one writer of one shard: stream maps to partial files, then publish the files, then the record.
+
+Holds a lease while it writes. Leaving the block without an exception commits; with one, everything unfinished is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from storage.core import StoreCore
+from storage.encoding import encode_row, stored_dtype
+from storage.errors import DiskSpaceError, LayerMismatchError, NonFiniteError
+from storage.leases import Lease
+from storage.publish import ensure_folder, partial_path
+from storage.shards import ShardFileWriter, index_bytes
+from storage.zarr_metadata import roles, row_shape
+
+__all__ = ["ShardWriter"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class ShardWriter:
+    """Write the leased layers of one shard. Made by `FeatureStore.claim`; driven by one thread at a time.
+
+    Args:
+        core: the store.
+        lease: what may be written.
+        recorded: what the commit record shall say of where the maps were computed.
+    """
+
+    def __init__(self, core: StoreCore, lease: Lease, recorded: Mapping[str, Any]) -> None:
+        self._core = core
+        self._lease = lease
+        self._recorded = dict(recorded)
+        self._guard = threading.Lock()
+        self._written = 0
+        self._closed = False
+        self._files: dict[tuple[str, str], ShardFileWriter] = {}
+        self._renewed = core.clock()
+        self._shapes = {layer: core.state.shapes[layer] for layer in lease.layers}
+        self._buffers = {layer: np.empty(shape, stored_dtype(core.dtype)) for layer, shape in self._shapes.items()}
+
+    @property
+    def row_keys(self) -> tuple[str, ...]:
+        """The row keys to extract, in the order in which they must be written."""
+        return self._lease.row_keys
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers to extract for them."""
+        return self._lease.layers
+
+    @property
+    def shard(self) -> int:
+        """The shard's number."""
+        return self._lease.shard
+
+    def __enter__(self) -> Self:
+        try:
+            self._check_space()
+            self._open_files()
+        except BaseException:
+            self.abandon()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._closed:
+            return
+        try:
+            if kind is None:
+                self.commit()
+        finally:
+            self.abandon()
+
+    def write(self, first: int, maps: Mapping[str, Array]) -> None:
+        """Write the maps of the next images.
+
+        Args:
+            first: index in `row_keys` of the first of them: as many as were written before.
+            maps: per layer (B, h, w, C), float32 or float16 (uint16 bits where the store's type is bfloat16).
+
+        Raises:
+            LayerMismatchError: other layers or shapes than those claimed.
+            NonFiniteError: a value is not finite in the store's type.
+            LeaseLostError: the lease expired and another writer took the shard over.
+            DiskSpaceError: the disk is full.
+        """
+        with self._guard:
+            count = self._check(first, maps)
+            self._renew_in_time()
+            for layer in self.layers:
+                for offset in range(count):
+                    self._write_row(layer, first + offset, maps[layer][offset])
+            self._written += count
+
+    def commit(self) -> None:
+        """Publish the files, then the record that counts them. Called by leaving the block.
+
+        Raises:
+            ValueError: not all rows that were claimed have been written.
+            LeaseLostError: the lease expired and another writer took the shard over.
+            DiskSpaceError: the disk is full.
+        """
+        with self._guard:
+            if self._written != len(self.row_keys):
+                raise ValueError(
+                    f"shard {self.shard}: expected {len(self.row_keys)} rows before the commit, got {self._written}"
+                )
+            summaries = {name: file.finish() for name, file in self._files.items()}
+            with self._core.locked():
+                self._core.leases.check(self._lease)
+                for (layer, role), file in self._files.items():
+                    file.publish(self._core.layout.shard(layer, self.shard, role))
+                self._core.append(
+                    {
+                        "kind": "commit",
+                        "shard": self.shard,
+                        "slots": list(self._lease.slots),
+                        "row_keys": list(self.row_keys),
+                        "layers": {
+                            layer: {role: summaries[layer, role].as_json() for role in roles(self._core.dtype)}
+                            for layer in self.layers
+                        },
+                        "recorded": self._recorded,
+                    }
+                )
+                self._core.leases.remove(self._lease)
+
+    def abandon(self) -> None:
+        """Remove all that is unfinished and give the lease back. After a commit this does nothing."""
+        with self._guard:
+            self._closed = True
+            for file in self._files.values():
+                file.abandon()
+            self._files.clear()
+            self._core.leases.remove(self._lease)
+
+    def _open_files(self) -> None:
+        slot_count = int(self._core.state.shard_images or 1)
+        for layer in self.layers:
+            for role in roles(self._core.dtype):
+                path = self._core.layout.shard(layer, self.shard, role)
+                ensure_folder(path.parent)
+                partial = partial_path(path, self._lease.name)
+                self._files[layer, role] = ShardFileWriter(partial, slot_count, compressed=self._core.compressed)
+
+    def _check_space(self) -> None:
+        slot_count = int(self._core.state.shard_images or 1)
+        row_bytes = sum(buffer.nbytes for buffer in self._buffers.values())
+        needed = row_bytes * len(self.row_keys) + index_bytes(slot_count) * len(self.layers)
+        status = os.statvfs(self._core.layout.root)
+        free = status.f_bavail * status.f_frsize
+        if free < needed and not self._core.compressed:
+            raise DiskSpaceError(
+                f"{self._core.layout.root}: the next shard needs {needed / 1e6:.1f} MB, the disk has {free / 1e6:.1f} MB free. "
+                "What was committed is safe; free some space and run the same command again: it resumes"
+            )
+
+    def _check(self, first: int, maps: Mapping[str, Array]) -> int:
+        if set(maps) != set(self.layers):
+            raise LayerMismatchError(f"expected maps of the layers {sorted(self.layers)}, got {sorted(maps)}")
+        counts = {len(array) for array in maps.values()}
+        count = counts.pop()
+        if counts or first != self._written or first + count > len(self.row_keys):
+            raise ValueError(
+                f"expected at most {len(self.row_keys) - self._written} rows from {self._written} on, the same of every layer, "
+                f"got { {layer: len(array) for layer, array in maps.items()} } from {first} on"
+            )
+        for layer, array in maps.items():
+            if array.shape[1:] != self._shapes[layer]:
+                raise LayerMismatchError(f"layer {layer}: expected maps of shape {self._shapes[layer]}, got {array.shape[1:]}")
+        return count
+
+    def _renew_in_time(self) -> None:
+        now = self._core.clock()
+        if now - self._renewed > self._core.lease_seconds / 4:
+            with self._core.locked():
+                self._lease = self._core.leases.renew(self._lease, self._core.lease_seconds)
+            self._renewed = now
+
+    def _write_row(self, layer: str, position: int, row: Array) -> None:
+        buffer = self._buffers[layer]
+        scale_offset = np.empty(row_shape(self._shapes[layer], "scale_offset"), np.float32)
+        if not encode_row(self._core.dtype, row, buffer, scale_offset):
+            raise NonFiniteError(
+                f"layer {layer}, row {self.row_keys[position]}: a value is not finite as {self._core.dtype}; use `dtype: "
+                "float32`, and if it fails there too, the backbone itself computes NaN or infinity"
+            )
+        slot = self._lease.slots[position]
+        self._files[layer, "maps"].append(slot, buffer)
+        if (layer, "scale_offset") in self._files:
+            self._files[layer, "scale_offset"].append(slot, scale_offset)

@@ -1,0 +1,74 @@
+"""The cast to the store's type, against numpy, struct arithmetic and hypothesis' choice of numbers."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from storage.encoding import decode, encode_row, stored_dtype
+
+FLOATS = st.floats(-60000, 60000, width=32)
+ROWS = arrays(np.float32, st.tuples(*[st.integers(1, 4)] * 3), elements=FLOATS)
+
+
+@given(ROWS)
+def test_half_precision_is_numpys(row):
+    out = np.empty(row.shape, stored_dtype("float16"))
+    assert encode_row("float16", row, out)
+    np.testing.assert_array_equal(out, row.astype(np.float16))
+
+
+@given(ROWS)
+def test_bfloat16_is_the_nearest_of_its_two_neighbours_ties_to_even(row):
+    bits = np.empty(row.shape, stored_dtype("bfloat16"))
+    assert encode_row("bfloat16", row, bits)
+    below = row.view(np.uint32) >> 16
+    for value, got, low in zip(row.flat, bits.flat, below.flat, strict=True):
+        neighbours = [int(low), int(low) + 1]
+        distances = [abs(float(np.uint32(each << 16).view(np.float32)) - float(value)) for each in neighbours]
+        nearest = [each for each, distance in zip(neighbours, distances, strict=True) if distance == min(distances)]
+        assert got in nearest
+        assert len(nearest) == 1 or got % 2 == 0
+    np.testing.assert_array_equal(decode("bfloat16", bits).view(np.uint32) >> 16, bits)
+
+
+@given(ROWS)
+def test_a_byte_is_within_half_a_step(row):
+    out, scale_offset = np.empty(row.shape, np.uint8), np.empty((2, 1, row.shape[2]), np.float32)
+    assert encode_row("uint8", row, out, scale_offset)
+    step = (row.max((0, 1)).astype(np.float64) - row.min((0, 1))) / 255
+    # Half a step, and what float32 itself cannot tell at this magnitude.
+    allowed = step * 0.5001 + np.abs(row).max((0, 1)) * 2.0**-22
+    assert np.all(np.abs(decode("uint8", out, scale_offset) - row) <= allowed)
+
+
+def test_a_constant_channel_is_exact():
+    row = np.full((3, 3, 2), [5.25, -1e-3], np.float32)
+    out, scale_offset = np.empty(row.shape, np.uint8), np.empty((2, 1, 2), np.float32)
+    assert encode_row("uint8", row, out, scale_offset)
+    np.testing.assert_array_equal(decode("uint8", out, scale_offset), row)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16", "uint8"])
+@pytest.mark.parametrize("given_as", [np.float16, np.float32])
+def test_what_is_not_finite_is_refused(dtype, given_as, value):
+    row = np.zeros((2, 2, 3), given_as)
+    row[1, 0, 2] = value
+    assert not encode_row(dtype, row, np.empty(row.shape, stored_dtype(dtype)), np.empty((2, 1, 3), np.float32))
+
+
+def test_bits_of_infinity_are_refused_and_the_greatest_bfloat16_is_kept():
+    out = np.empty((1, 1, 1), np.uint16)
+    assert not encode_row("bfloat16", np.full((1, 1, 1), 0x7F80, np.uint16), out)
+    assert encode_row("bfloat16", np.full((1, 1, 1), 3.3895314e38, np.float32), out)
+    assert out[0, 0, 0] == 0x7F7F
+
+
+def test_bytes_without_their_scale_are_refused():
+    row = np.zeros((1, 1, 1), np.float32)
+    with pytest.raises(ValueError, match="scale_offset"):
+        encode_row("uint8", row, np.empty((1, 1, 1), np.uint8))
+    with pytest.raises(ValueError, match="scale_offset"):
+        decode("uint8", np.zeros((1, 1, 1), np.uint8))

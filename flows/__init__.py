@@ -1,1 +1,4 @@
-"""Prefect flows: straight lines that read like the job. Tasks pass keys and paths; the store, not Prefect, decides what is a hit."""
+"""Prefect flows: straight lines that read like the job.
+
+Tasks pass keys and paths; the store, not Prefect, decides what is a hit.
+"""

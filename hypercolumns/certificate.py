@@ -7,6 +7,7 @@ effect of a larger output stride, which is an approximation and not an identity,
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hypercolumns.columns import stack
+from hypercolumns.errors import TrainingError
 from hypercolumns.geometry import grid_positions
 from hypercolumns.heads.pixel import PixelMLP, convert
 from hypercolumns.sources import Item, MapSource
@@ -67,7 +69,12 @@ def certify(mlp: PixelMLP, source: MapSource, items: Sequence[Item]) -> Certific
         mlp: The sparse classifier.
         source: Gives its maps; layers as the classifier's.
         items: The images and views to compare on, at least one.
+
+    Raises:
+        TrainingError: there is nothing to compare on, or logits are not finite.
     """
+    if not items:
+        raise TrainingError("expected at least one image to certify on, got none")
     mlp = copy.deepcopy(mlp).eval()
     mlp.spec = mlp.spec.model_copy(update={"context": "none"})
     conv = convert(mlp).eval()
@@ -84,7 +91,7 @@ def certify(mlp: PixelMLP, source: MapSource, items: Sequence[Item]) -> Certific
         if stack_fits:
             candidates["stacked"] = _flat(conv.forward_stacked(_with_grid(mlp, stack(maps, mlp.layers, mlp.frame))))
         for name, value in candidates.items():
-            worst[name] = max(worst[name], float((value - reference).abs().max() / reference.abs().max()))
+            worst[name] = max(worst[name], _relative_difference(value, reference))
         best = reference.argmax(1)
         agree += int((factorised.argmax(1) == best).sum())
         stride_agree += int((_flat(strided).argmax(1) == best).sum())
@@ -100,6 +107,15 @@ def certify(mlp: PixelMLP, source: MapSource, items: Sequence[Item]) -> Certific
         TOLERANCE,
         max(worst.values()) <= TOLERANCE,
     )
+
+
+def _relative_difference(value: Tensor, reference: Tensor) -> float:
+    difference = float((value - reference).abs().max())
+    largest = float(reference.abs().max())
+    # max() would lose a NaN, and the certificate would hold.
+    if not math.isfinite(difference) or not math.isfinite(largest):
+        raise TrainingError(f"expected finite logits to certify, got {largest} in double precision, {difference} away from it")
+    return difference / largest if largest else difference
 
 
 def _pointwise(mlp: PixelMLP, double: PixelMLP, source: MapSource, item: Item) -> tuple[Tensor, Tensor]:

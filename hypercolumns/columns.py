@@ -21,6 +21,7 @@ from torch import Tensor
 from hypercolumns.backbones import LayerInfo
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import AxisMap, axis_map, grid_hw, grid_positions, linear_taps
+from hypercolumns.resampling import plan_phases, resample_phases
 
 __all__ = [
     "Frame",
@@ -41,7 +42,7 @@ class Frame:
 
     Attributes:
         canvas_hw: Size of the canvas in pixels.
-        alignment: ``resize`` or ``receptive_field`` (see `hypercolumns.geometry`).
+        alignment: ``resize``, ``receptive_field`` or ``corners`` (see `hypercolumns.geometry`).
     """
 
     canvas_hw: tuple[int, int]
@@ -93,7 +94,7 @@ def point_taps(
 
 
 def gather(
-    maps: Sequence[Float[Tensor, "h w c"]], points_xy: Float[Tensor, "n 2"], layers: Sequence[LayerInfo], frame: Frame
+    maps: Sequence[Float[Tensor, "_ _ _"]], points_xy: Float[Tensor, "n 2"], layers: Sequence[LayerInfo], frame: Frame
 ) -> Float[Tensor, "n d"]:
     """Read the hypercolumns at sparse points of one image, touching four cells a point and layer.
 
@@ -106,10 +107,14 @@ def gather(
     Returns:
         Hypercolumns (n, ΣC) in float32.
 
+    Raises:
+        GeometryError: a map has another size than its layer's.
+
     Source: Hariharan et al., CVPR 2015, sec. 3.
     """
     columns = []
     for values, layer in zip(maps, layers, strict=True):
+        _check_map(values.shape[:2], layer)
         cells, weights = point_taps(points_xy, layer, frame)
         columns.append(weigh(values.reshape(-1, values.shape[-1])[cells.reshape(-1)], weights))
     return torch.cat(columns, dim=1)
@@ -117,8 +122,8 @@ def gather(
 
 def weigh(values: Float[Tensor, "four_n c"], weights: Float[Tensor, "n 4"]) -> Float[Tensor, "n c"]:
     """Sum the four neighbours of each point with their weights, in float32."""
-    grouped = values.reshape(weights.shape[0], 4, -1).to(torch.float32)
-    return torch.einsum("nkc,nk->nc", grouped, weights)
+    grouped = values.reshape(weights.shape[0], 4, values.shape[1]).to(torch.float32)
+    return torch.bmm(weights[:, None, :], grouped)[:, 0]
 
 
 def resample(values: Float[Tensor, "b h w c"], layer: LayerInfo, frame: Frame, stride_px: int) -> Float[Tensor, "b y x c"]:
@@ -133,14 +138,23 @@ def resample(values: Float[Tensor, "b h w c"], layer: LayerInfo, frame: Frame, s
     Raises:
         GeometryError: the stride does not divide the canvas, or the map has another size than the layer's.
     """
-    if tuple(values.shape[1:3]) != tuple(layer.map_hw):
-        raise GeometryError(f"layer {layer.name}: expected a map of {layer.map_hw} cells, got {tuple(values.shape[1:3])}")
+    _check_map(values.shape[1:3], layer)
     out_hw = grid_hw(frame.canvas_hw, stride_px)
     rows, columns = layer_axes(layer, frame)
-    if rows.is_resize and columns.is_resize:
+    if rows.is_resize(frame.canvas_hw[0]) and columns.is_resize(frame.canvas_hw[1]):
         return _interpolate(values, out_hw)
-    values = resample_linear(values, 1, rows, grid_positions(out_hw[0], stride_px))
-    return resample_linear(values, 2, columns, grid_positions(out_hw[1], stride_px))
+    for dim, axis, count in ((1, rows, out_hw[0]), (2, columns, out_hw[1])):
+        plan = plan_phases(axis, count, stride_px)
+        if plan is None:
+            values = resample_linear(values, dim, axis, grid_positions(count, stride_px))
+        else:
+            values = resample_phases(values, dim, plan)
+    return values
+
+
+def _check_map(map_hw: Sequence[int], layer: LayerInfo) -> None:
+    if tuple(map_hw) != tuple(layer.map_hw):
+        raise GeometryError(f"layer {layer.name}: expected a map of {layer.map_hw} cells, got {tuple(map_hw)}")
 
 
 def _interpolate(values: Tensor, out_hw: tuple[int, int]) -> Tensor:
@@ -161,7 +175,7 @@ def resample_linear(values: Tensor, dim: int, axis: AxisMap, positions: Tensor) 
 
 
 def stack(
-    maps: Sequence[Float[Tensor, "b h w c"]], layers: Sequence[LayerInfo], frame: Frame, stride_px: int = 1
+    maps: Sequence[Float[Tensor, "b _ _ _"]], layers: Sequence[LayerInfo], frame: Frame, stride_px: int = 1
 ) -> Float[Tensor, "b y x d"]:
     """Upsample every map to the grid and concatenate: the hypercolumns themselves, at every grid point.
 

@@ -19,12 +19,13 @@ interpolation f_i = Σ_k α_ik F_k); the alignments are spelled out here because
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from hypercolumns.errors import GeometryError
-from hypercolumns.specs import CanvasSpec
+from hypercolumns.specs import Alignment, CanvasSpec
 
 __all__ = ["AxisMap", "Placement", "axis_map", "grid_hw", "grid_positions", "linear_taps", "place"]
 
@@ -43,10 +44,9 @@ class AxisMap:
     shift: float
     cells: int
 
-    @property
-    def is_resize(self) -> bool:
-        """Whether this is the plain stretch of the map over the canvas (to which `F.interpolate` is equal)."""
-        return self.shift == -0.5
+    def is_resize(self, canvas: int) -> bool:
+        """Whether this is the plain stretch of the map over a canvas side (to which `F.interpolate` is equal)."""
+        return self == AxisMap(self.cells / canvas, -0.5, self.cells)
 
 
 def axis_map(
@@ -67,10 +67,12 @@ def axis_map(
         alignment: ``resize``, ``receptive_field`` or ``corners``. A map of one cell has only one reading under all.
 
     Raises:
-        GeometryError: a side is not positive, or the stride that ``receptive_field`` needs is unknown.
+        GeometryError: a side is not positive, the alignment is unknown, or the stride that ``receptive_field`` needs is.
     """
     if canvas < 1 or cells < 1:
         raise GeometryError(f"expected a canvas and a map of at least one pixel and cell, got {canvas} and {cells}")
+    if alignment not in get_args(Alignment):
+        raise GeometryError(f"expected alignment {', '.join(get_args(Alignment))}, got {alignment!r}")
     if alignment == "resize" or cells == 1:
         return AxisMap(cells / canvas, -0.5, cells)
     if alignment == "corners":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -34,7 +36,8 @@ def canvas_scores(model: PixelConv, source: MapSource, index: int, *, flip: bool
     if not flip:
         return logits
     mirrored = model(source.maps([(index, "hflip")]))[0].float().flip(-1)
-    return torch.log((F.softmax(logits, 0) + F.softmax(mirrored, 0)) / 2)
+    # In logarithms throughout: a probability too small for float32 would become -inf, and NaN once interpolated.
+    return torch.logaddexp(F.log_softmax(logits, 0), F.log_softmax(mirrored, 0)) - math.log(2)
 
 
 def segment(model: PixelConv, source: MapSource, index: int, placement: Placement, *, flip: bool = False) -> NDArray[np.uint8]:

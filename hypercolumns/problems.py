@@ -25,7 +25,7 @@ from hypercolumns.metrics.segmentation import confusion_matrix
 from hypercolumns.sources import Item, MapSource
 from hypercolumns.specs import ClassWeighting, TrainSpec
 
-__all__ = ["DenseProblem", "SparseProblem", "class_weights", "mean_iu"]
+__all__ = ["DenseProblem", "SparseProblem", "class_weights", "mean_iu", "soft_dice_loss"]
 
 _READ_AHEAD = 2
 
@@ -63,6 +63,27 @@ def mean_iu(matrix: NDArray[np.int64]) -> float:
     if not present.any():
         return 0.0
     return float((right[present] / (truth + predicted - right)[present]).mean())
+
+
+def soft_dice_loss(logits: Float[Tensor, "b c y x"], labels: Int[Tensor, "b y x"]) -> Float[Tensor, ""]:
+    """Return one minus the mean soft Dice score over the classes present in a batch; void pixels count nowhere.
+
+    Args:
+        logits: Scores.
+        labels: Labels, 255 for void.
+
+    Source: Milletari et al., "V-Net", 3DV 2016, sec. 3, with the sum of probabilities in the denominator.
+    """
+    known = labels != VOID
+    probabilities = F.softmax(logits, dim=1) * known[:, None]
+    truth = torch.where(known, labels, 0)[:, None]
+    right = torch.gather(probabilities, 1, truth)
+    counts = logits.new_zeros(logits.shape[1]).index_add_(0, truth.reshape(-1), known.reshape(-1).to(logits.dtype))
+    overlap = logits.new_zeros(logits.shape[1]).index_add_(0, truth.reshape(-1), right.reshape(-1))
+    dice = (2 * overlap + 1) / (counts + probabilities.sum(dim=(0, 2, 3)) + 1)
+    present = counts > 0
+    # Without a labelled pixel there is nothing to miss; the sum keeps the graph.
+    return (1 - dice[present]).mean() if present.any() else probabilities.sum() * 0
 
 
 class SparseProblem:
@@ -174,8 +195,9 @@ class DenseProblem:
         logits = model(batch.maps)
         if tuple(logits.shape[2:]) != tuple(batch.labels.shape[1:]):
             logits = F.interpolate(logits, size=batch.labels.shape[1:], mode="bilinear", align_corners=False)
+        logits = logits.float()
         total = F.cross_entropy(
-            logits.float(),
+            logits,
             batch.labels,
             self._weights,
             ignore_index=VOID,
@@ -184,7 +206,8 @@ class DenseProblem:
         )
         labelled = batch.labels[batch.labels != VOID]
         # A batch without a labelled pixel teaches nothing, and must not be 0/0.
-        return total / self._weights[labelled].sum().clamp(min=1.0)
+        loss = total / self._weights[labelled].sum().clamp(min=torch.finfo(torch.float32).tiny)
+        return loss + self._spec.dice * soft_dice_loss(logits, batch.labels) if self._spec.dice else loss
 
     def describe(self, batch: _DenseBatch) -> str:
         """Name the images of a batch."""

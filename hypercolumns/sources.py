@@ -8,7 +8,7 @@ in a notebook, and how a pipeline plugs its store in.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ CanvasLoader = Callable[[int], NDArray[np.uint8]]
 """Loads image `i` fitted into the canvas: (H, W, 3) uint8."""
 
 
+@runtime_checkable
 class MapSource(Protocol):
     """Maps of a list of images, read by number and view."""
 
@@ -69,7 +70,8 @@ class BackboneSource:
         found = self._backbone(
             normalise(torch.from_numpy(batch), spec.mean_rgb, spec.std_rgb), [layer.name for layer in self.layers]
         )
-        return [found[layer.name].permute(0, 2, 3, 1).float() for layer in self.layers]
+        # Copied out of inference mode: gradients of a head may then be taken through what it does with them.
+        return [found[layer.name].permute(0, 2, 3, 1).to(torch.float32, copy=True) for layer in self.layers]
 
     def gather(self, item: Item, points_xy: Float[Tensor, "n 2"], frame: Frame) -> Float[Tensor, "n d"]:
         """Return the hypercolumns of one image at canvas positions."""
@@ -110,8 +112,9 @@ class LayerSubset:
 
     def gather(self, item: Item, points_xy: Float[Tensor, "n 2"], frame: Frame) -> Float[Tensor, "n d"]:
         """Return the chosen layers' part of the hypercolumns."""
-        parts = torch.split(self._source.gather(item, points_xy, frame), [layer.channels for layer in self._source.layers], 1)
-        return torch.cat([parts[position] for position in self._positions], dim=1)
+        columns = self._source.gather(item, points_xy, frame)
+        parts = torch.split(columns, [layer.channels for layer in self._source.layers], dim=1)
+        return torch.cat([columns[:, :0], *(parts[position] for position in self._positions)], dim=1)
 
 
 def select_layers(layers: Sequence[LayerInfo], names: Sequence[str] | None) -> tuple[LayerInfo, ...]:

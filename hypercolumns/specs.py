@@ -92,7 +92,7 @@ class DatasetSpec(Spec):
         if pattern is not None:
             try:
                 groups = re.compile(pattern).groups
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"expected a regular expression, got {pattern!r}: {error}") from error
             if groups < 1:
                 raise ValueError(f"expected a pattern with one (group), got {pattern!r}")
@@ -197,6 +197,7 @@ class TrainSpec(Spec):
     weight_decay: float = Field(1e-4, ge=0, le=10.0, description="decoupled for adamw, L2 for sgd")
     schedule: Literal["constant", "cosine", "one_cycle"] = Field("one_cycle", description="learning rate over the steps")
     class_weighting: ClassWeighting = Field("none", description="weight of a class in the loss, from its pixel frequency")
+    dice: float = Field(0.0, ge=0.0, le=100.0, description="dense: weight of the soft Dice loss beside the cross entropy")
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="share of the target spread over all classes")
     loss_stride: int = Field(2, ge=1, le=64, description="dense: pixels between the points the loss is taken at")
     precision: Precision = Field("float32", description="arithmetic of the head while training")
@@ -212,8 +213,11 @@ class EvalSpec(Spec):
         "strict",
         description="strict: label resolution, void ignored; notebook: the published 224-pixel study (void is background)",
     )
-    restore_priors: bool = Field(
-        True, description="sparse stage: add log(true prior) - log(sample prior) to the logits before the argmax"
+    restore_priors: float = Field(
+        1.0,
+        ge=0.0,
+        le=2.0,
+        description="sparse stage: this much of log(true prior) - log(sample prior) is added to the logits; 0 adds nothing",
     )
     flip: bool = Field(False, description="average the probabilities of each image and its mirror image")
     bootstrap: int = Field(1000, ge=0, le=100_000, description="resamples of the images for the intervals; 0 for none")

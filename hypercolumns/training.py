@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from hypercolumns.specs import TrainSpec
 __all__ = ["CheckpointKeeper", "EpochRecord", "History", "Problem", "Progress", "fit"]
 
 
+@runtime_checkable
 class Problem(Protocol):
     """What is learned: batches, their loss, and a held-out score."""
 
@@ -44,6 +45,7 @@ class Problem(Protocol):
         ...
 
 
+@runtime_checkable
 class CheckpointKeeper(Protocol):
     """Keeps the state of a run after every epoch; storage is somebody else's business."""
 
@@ -107,7 +109,7 @@ def fit(
         The history, including the epochs before a resume.
 
     Raises:
-        DivergedError: a loss is not finite; says at which epoch, step and batch.
+        DivergedError: a loss is not finite, and says at which epoch, step and batch; or the weights an epoch ends with.
         TrainingError: a checkpoint belongs to another model.
     """
     run = _Run(model, problem, spec)
@@ -143,6 +145,7 @@ class _Run:
             total += value
             if progress is not None:
                 progress(self.epoch + 1, number, value)
+        self._check_weights()
         self.epoch += 1
         self.model.eval()
         score = self.problem.held_out_score(self.model)
@@ -165,6 +168,15 @@ class _Run:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return value
+
+    def _check_weights(self) -> None:
+        # The last step's update shows in no loss any more.
+        broken = [name for name, value in self.model.named_parameters() if not bool(torch.isfinite(value).all())]
+        if broken:
+            raise DivergedError(
+                f"expected finite weights after epoch {self.epoch + 1}, got NaN or infinity in {', '.join(broken)}; "
+                "lower train.learning_rate"
+            )
 
     def out_of_patience(self) -> bool:
         return 0 < self.spec.patience <= self.epoch - self.history.best_epoch and bool(self.best)

@@ -15,7 +15,7 @@ from hypercolumns.backbones import LayerInfo
 from hypercolumns.columns import Frame
 from hypercolumns.errors import TrainingError
 from hypercolumns.heads import PixelConv, PixelMLP
-from hypercolumns.specs import BackboneSpec, CanvasSpec, ExperimentSpec, HeadSpec
+from hypercolumns.specs import BackboneSpec, CanvasSpec, ExperimentSpec, HeadSpec, Precision
 from storage.checkpoints import latest_checkpoint, save_checkpoint
 from storage.errors import AlreadyPublishedError
 from storage.models import load_model, save_model
@@ -37,7 +37,7 @@ class ModelCard(BaseModel):
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     backbone: BackboneSpec
-    precision: str
+    precision: Precision
     keys: dict[str, str]
     history: dict[str, Any]
     certificate: dict[str, Any] | None = None

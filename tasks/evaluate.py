@@ -45,8 +45,6 @@ def evaluate_model(
     sampled: Sampled,
     pretrained: Pretrained,
     trained: Trained,
-    *,
-    progress: bool = False,
 ) -> Evaluated:
     """Score everything on the val split, or find the scores."""
     start = time.perf_counter()
@@ -63,7 +61,7 @@ def evaluate_model(
     )
     cached = model_exists(job.places.evaluations, key)
     if not cached:
-        judge = _Judge(job, manifest, progress)
+        judge = _Judge(job, manifest)
         matrices = _score_all(judge, extracted, sampled, pretrained, trained)
         description = _describe(spec, manifest, matrices)
         tensors: dict[str, NDArray[Any]] = {f"matrices.{name}": values for name, values in matrices.items()}
@@ -99,7 +97,7 @@ def protocol_line(spec: ExperimentSpec) -> str:
 
 
 def restored_priors(manifest: Manifest, split: str, samples: Path) -> torch.Tensor:
-    """Return log(true prior) - log(sample prior) per class; zero for a class that was never sampled."""
+    """Return log(true prior) - log(sample prior) per class; zero for a class that was never sampled or never labelled."""
     pixels = manifest.histograms(split).sum(axis=0).astype(np.float64)
     drawn = np.zeros(manifest.classes)
     with SampleSet.open(samples) as opened:
@@ -114,8 +112,8 @@ def restored_priors(manifest: Manifest, split: str, samples: Path) -> torch.Tens
 class _Judge:
     """Scores classifiers on the val split, image by image."""
 
-    def __init__(self, job: Job, manifest: Manifest, progress: bool) -> None:
-        self.job, self.manifest, self.progress = job, manifest, progress
+    def __init__(self, job: Job, manifest: Manifest) -> None:
+        self.job, self.manifest = job, manifest
         self.entries = manifest.splits[job.spec.dataset.val_split]
         self.predictions: dict[int, NDArray[np.uint8]] = {}
 
@@ -123,7 +121,7 @@ class _Judge:
         """Return one confusion matrix an image (n, C, C); `keep` the predictions for the panels."""
         found = []
         reader = LayerSubset(source, [layer.name for layer in model.layers])
-        for index, entry in enumerate(tqdm(self.entries, unit="img", desc=f"evaluate {name}", disable=not self.progress)):
+        for index, entry in enumerate(tqdm(self.entries, unit="img", desc=f"evaluate {name}", disable=None)):
             truth, predicted = self._compare(model, reader, index, entry)
             found.append(confusion_matrix(truth, predicted, self.manifest.classes))
             if keep:
@@ -163,7 +161,7 @@ def _score_all(
     found = {"model": judge.matrices("model", model, source, keep=True)}
     mlp, _ = load_classifier(PixelMLP, pretrained.path)
     train_pixels = manifest.histograms(spec.dataset.train_split).sum(axis=0)
-    offset = restored_priors(manifest, spec.dataset.train_split, sampled.path)
+    offset = spec.evaluate.restore_priors * restored_priors(manifest, spec.dataset.train_split, sampled.path)
     sparse = convert(mlp, dtype).eval()
     found["sparse, sample priors"] = judge.matrices("sparse", sparse, source)
     sparse.logit_offset.copy_(offset)
@@ -171,8 +169,7 @@ def _score_all(
     for counted in (name for name in spec.evaluate.baselines if name in _COUNTED):
         found[counted] = judge.counted(counted, train_pixels)
     for name, classifier, maps in trained_baselines(job, manifest, sampled, source):
-        if spec.evaluate.restore_priors:
-            classifier.logit_offset.copy_(offset)
+        classifier.logit_offset.copy_(offset)
         found[name] = judge.matrices(name, classifier, maps)
     return found
 
@@ -180,7 +177,7 @@ def _score_all(
 def _describe(spec: ExperimentSpec, manifest: Manifest, matrices: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
     scores = {}
     for name, values in matrices.items():
-        scores[name] = score(values.sum(axis=0), manifest.class_names).to_json()
+        scores[name] = score(values, manifest.class_names).to_json()
         if spec.evaluate.bootstrap:
             intervals = bootstrap_intervals(
                 values, manifest.class_names, resamples=spec.evaluate.bootstrap, confidence=spec.evaluate.confidence, seed=0

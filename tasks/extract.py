@@ -17,11 +17,11 @@ import torch
 from tqdm import tqdm
 
 from hypercolumns.extraction import extract_maps
-from hypercolumns.sources import Item
 from storage.features import Busy, ShardWriter
 from tasks.jobs import CacheCount, Extracted, Job, Prepared
-from tasks.manifests import Entry, Manifest, load_manifest, row_keys
-from tasks.stores import canvas_loader, experiment_backbone, experiment_store, wanted_items
+from tasks.manifests import Manifest, load_manifest
+from tasks.stores import canvas_loader, experiment_backbone, experiment_store
+from tasks.work import Work, wanted_work
 
 __all__ = ["extract_features"]
 
@@ -29,7 +29,7 @@ _LONGEST_WAIT_SECONDS = 2.0
 _WRITES_AHEAD = 2
 
 
-def extract_features(job: Job, prepared: Prepared, *, progress: bool = False) -> Extracted:
+def extract_features(job: Job, prepared: Prepared) -> Extracted:
     """Compute and store every missing row of the experiment's images, views and layers.
 
     Raises:
@@ -40,18 +40,18 @@ def extract_features(job: Job, prepared: Prepared, *, progress: bool = False) ->
     manifest = load_manifest(prepared.path)
     backbone = experiment_backbone(job.spec)
     store = experiment_store(job, backbone)
-    work = _Work(job, manifest)
+    work = wanted_work(job, manifest)
     names = [layer.name for layer in backbone.layers]
     hits = store.hits(work.keys, names)
     computed = 0
-    bar = tqdm(total=len(store.missing(work.keys, names)), unit="img", desc="extract", disable=not progress)
+    bar = tqdm(total=len(store.missing(work.keys, names)), unit="img", desc="extract", disable=None)
     with bar, _Writing() as writing:
         while (claim := store.claim(work.keys, names)) is not None:
             if isinstance(claim, Busy):
                 writing.check()
                 time.sleep(min(_LONGEST_WAIT_SECONDS, max(0.05, claim.seconds_left / 10)))
                 continue
-            _fill(claim, work, job, bar.update, writing)
+            _fill(claim, work, manifest, job, bar.update, writing)
             computed += len(claim.row_keys)
     return Extracted(
         key=store.key,
@@ -65,23 +65,9 @@ def extract_features(job: Job, prepared: Prepared, *, progress: bool = False) ->
     )
 
 
-class _Work:
-    """What is wanted, by row key: two splits that share an image share its row."""
-
-    def __init__(self, job: Job, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self.entries: list[Entry] = []
-        self.items: dict[str, Item] = {}
-        for split, entries in manifest.splits.items():
-            offset = len(self.entries)
-            self.entries += entries
-            items = wanted_items(job.spec, entries, split)
-            for key, (index, view) in zip(row_keys(entries, items), items, strict=True):
-                self.items.setdefault(key, (offset + index, view))
-        self.keys = tuple(self.items)
-
-
-def _fill(claim: ShardWriter, work: _Work, job: Job, advance: Callable[[int], Any], writing: _Writing) -> None:
+def _fill(
+    claim: ShardWriter, work: Work, manifest: Manifest, job: Job, advance: Callable[[int], Any], writing: _Writing
+) -> None:
     """Compute a claimed shard's maps and hand them to the writing thread, which also commits it."""
     spec = job.spec.store
     cast = torch.float16 if spec.dtype == "float16" else torch.float32
@@ -89,7 +75,7 @@ def _fill(claim: ShardWriter, work: _Work, job: Job, advance: Callable[[int], An
         writing.put(claim.__enter__)
         batches = extract_maps(
             experiment_backbone(job.spec),
-            canvas_loader(work.manifest, work.entries, job.spec),
+            canvas_loader(manifest, work.entries, job.spec),
             [work.items[key] for key in claim.row_keys],
             claim.layers,
             batch_images=spec.batch_images,

@@ -32,9 +32,7 @@ __all__ = ["fit_samples", "pretrain_classifier"]
 _STATISTICS_CHUNK = 8192
 
 
-def pretrain_classifier(
-    job: Job, prepared: Prepared, extracted: Extracted, sampled: Sampled, *, progress: bool = False
-) -> Pretrained:
+def pretrain_classifier(job: Job, prepared: Prepared, extracted: Extracted, sampled: Sampled) -> Pretrained:
     """Train the sparse classifier of the experiment, or find it."""
     manifest = load_manifest(prepared.path)
     layers = experiment_backbone(job.spec).layers
@@ -46,7 +44,6 @@ def pretrain_classifier(
         select_layers(layers, job.spec.head.layers),
         job.spec.head,
         certify_on=lambda: open_source(job, manifest, job.spec.dataset.train_split),
-        progress=progress,
     )
 
 
@@ -59,7 +56,6 @@ def fit_samples(
     head: HeadSpec,
     *,
     certify_on: Callable[[], MapSource] | None = None,
-    progress: bool = False,
 ) -> Pretrained:
     """Train a classifier on a sample set, or find it.
 
@@ -71,7 +67,6 @@ def fit_samples(
         layers: Those of them that the classifier reads; none leaves it the coordinates alone.
         head: The classifier.
         certify_on: Opens the maps the certificate is made on; None makes none.
-        progress: Whether to show a bar.
     """
     start = time.perf_counter()
     spec = job.spec.pretrain
@@ -88,7 +83,7 @@ def fit_samples(
     )
     cached = model_exists(job.places.models, key)
     if not cached:
-        model, history = _fit(job, manifest, sampled.path, sampled_layers, layers, head, progress)
+        model, history = _fit(job, manifest, sampled.path, sampled_layers, layers, head)
         certificate = None
         if certify_on is not None:
             source = LayerSubset(certify_on(), names)
@@ -114,7 +109,6 @@ def _fit(
     sampled_layers: Sequence[LayerInfo],
     layers: Sequence[LayerInfo],
     head: HeadSpec,
-    progress: bool,
 ) -> tuple[PixelMLP, History]:
     spec = job.spec.pretrain
     torch.manual_seed(spec.seed)
@@ -126,7 +120,7 @@ def _fit(
     model.set_statistics(*_statistics(columns))
     weights = class_weights(manifest.histograms(job.spec.dataset.train_split), spec.class_weighting)
     problem = SparseProblem(columns, labels, out, weights, spec)
-    with tqdm(total=spec.epochs, unit="epoch", desc="pretrain", disable=not progress) as bar:
+    with tqdm(total=spec.epochs, unit="epoch", desc="pretrain", disable=None) as bar:
 
         def show(_epoch: int, step: int, _loss: float) -> None:
             bar.update(step == problem.steps)

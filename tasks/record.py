@@ -47,19 +47,21 @@ def note_stage(job: Job, name: str, result: Stage) -> None:
     append(job.run_dir, "stage", data)
 
 
-def finish_run(job: Job, metrics: dict[str, Any], report: Path) -> None:
-    """Record the scores and the report, and that the run is over."""
+def finish_run(job: Job, metrics: dict[str, Any] | None, report: Path | None) -> None:
+    """Record the scores and the report, where there are any, and that the run is over."""
     if job.run_dir is None:
         return
-    append(job.run_dir, "metrics", {"metrics": metrics})
-    append(job.run_dir, "artefact", {"name": "report", "path": job.places.relative(report)})
+    if metrics is not None:
+        append(job.run_dir, "metrics", {"metrics": metrics})
+    if report is not None:
+        append(job.run_dir, "artefact", {"name": "report", "path": job.places.relative(report)})
     append(job.run_dir, "finished", {})
 
 
 def fail_run(job: Job, error: BaseException) -> None:
     """Record that the run failed, and why."""
     if job.run_dir is not None:
-        append(job.run_dir, "failed", {"reason": f"{type(error).__name__}: {error}"})
+        append(job.run_dir, "failed", {"error": f"{type(error).__name__}: {error}"})
 
 
 def provenance(spec: ExperimentSpec) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,7 @@ def _warnings(manifest: Manifest) -> tuple[str, ...]:
         found.append(f"{len(manifest.rejected)} files were left out (see rejected.json); first: {manifest.rejected[0].reason}")
     contents = {split: {entry.image_sha256 for entry in entries} for split, entries in manifest.splits.items()}
     names = list(contents)
-    for first, second in zip(names, names[1:], strict=False):
+    for first, second in pairwise(names):
         if shared := contents[first] & contents[second]:
             found.append(f"{len(shared)} images are in both {first} and {second}: the scores are too good")
     return tuple(found)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -28,7 +27,7 @@ from tasks.stores import open_source
 __all__ = ["sample_pixels", "write_samples"]
 
 
-def sample_pixels(job: Job, prepared: Prepared, extracted: Extracted, *, progress: bool = False) -> Sampled:
+def sample_pixels(job: Job, prepared: Prepared, extracted: Extracted) -> Sampled:
     """Write the experiment's sample set, or find it.
 
     Raises:
@@ -36,12 +35,10 @@ def sample_pixels(job: Job, prepared: Prepared, extracted: Extracted, *, progres
     """
     manifest = load_manifest(prepared.path)
     origin = {"store": extracted.key, "layers": list(extracted.cache)}
-    return write_samples(job, manifest, origin, lambda: open_source(job, manifest, job.spec.dataset.train_split), progress)
+    return write_samples(job, manifest, origin, lambda: open_source(job, manifest, job.spec.dataset.train_split))
 
 
-def write_samples(
-    job: Job, manifest: Manifest, origin: dict[str, Any], open_maps: Callable[[], MapSource], progress: bool = False
-) -> Sampled:
+def write_samples(job: Job, manifest: Manifest, origin: dict[str, Any], open_maps: Callable[[], MapSource]) -> Sampled:
     """Sample a map source, or find the sample set that was made of it.
 
     Args:
@@ -49,7 +46,6 @@ def write_samples(
         manifest: Its images.
         origin: What decides the maps: part of the key.
         open_maps: Opens the maps of the train split; called only when something is to be done.
-        progress: Whether to show a bar.
     """
     start = time.perf_counter()
     fields = {
@@ -65,13 +61,13 @@ def write_samples(
     if not cached:
         # Whoever publishes first wins; the same fields give the same samples.
         with contextlib.suppress(AlreadyPublishedError):
-            _write(job, manifest, path, fields, open_maps(), progress)
+            _write(job, manifest, path, fields, open_maps())
     with SampleSet.open(path) as samples:
         count = len(samples)
     return Sampled(key=path.stem, path=path, cached=cached, seconds=time.perf_counter() - start, samples=count)
 
 
-def _write(job: Job, manifest: Manifest, path: Path, fields: dict[str, Any], source: MapSource, progress: bool) -> None:
+def _write(job: Job, manifest: Manifest, path: Path, fields: dict[str, Any], source: MapSource) -> None:
     spec = job.spec
     entries = manifest.splits[spec.dataset.train_split]
     frame = Frame(source.canvas_hw, spec.head.alignment)
@@ -79,7 +75,7 @@ def _write(job: Job, manifest: Manifest, path: Path, fields: dict[str, Any], sou
     drawn = 0
     keys = [row_key(entry, "identity") for entry in entries]
     with SampleSetWriter(path, fields, keys, dims) as writer:
-        for index, entry in enumerate(tqdm(entries, unit="img", desc="sample", disable=not progress)):
+        for index, entry in enumerate(tqdm(entries, unit="img", desc="sample", disable=None)):
             points, labels = sample_points(manifest.canvas_mask(entry, spec), keys[index], spec.sample)
             if not len(points):
                 continue

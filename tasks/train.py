@@ -29,7 +29,7 @@ __all__ = ["train_dense"]
 _CACHED_LABEL_BYTES = 512e6
 
 
-def train_dense(job: Job, prepared: Prepared, pretrained: Pretrained, *, progress: bool = False) -> Trained:
+def train_dense(job: Job, prepared: Prepared, pretrained: Pretrained) -> Trained:
     """Train the dense classifier of the experiment, resume it, or find it.
 
     Raises:
@@ -51,7 +51,7 @@ def train_dense(job: Job, prepared: Prepared, pretrained: Pretrained, *, progres
     if not cached:
         mlp, sparse_card = load_classifier(PixelMLP, pretrained.path)
         model = convert(mlp, torch_dtype(job.spec.train.precision))
-        history = _fit(job, manifest, model, key, progress)
+        history = _fit(job, manifest, model, key)
         keys = {**sparse_card.keys, "sparse": pretrained.key}
         card = ModelCard.describe(job.spec, manifest, model, keys, history.to_json(), sparse_card.certificate)
         save_classifier(job.places.models, key, model, card)
@@ -61,7 +61,7 @@ def train_dense(job: Job, prepared: Prepared, pretrained: Pretrained, *, progres
     return Trained(key=key, path=path, cached=cached, seconds=time.perf_counter() - start, history=history_json)
 
 
-def _fit(job: Job, manifest: Manifest, model: PixelConv, key: str, progress: bool) -> History:
+def _fit(job: Job, manifest: Manifest, model: PixelConv, key: str) -> History:
     spec = job.spec.train
     if spec.epochs == 0:
         return History()
@@ -82,7 +82,7 @@ def _fit(job: Job, manifest: Manifest, model: PixelConv, key: str, progress: boo
         [entry.image_id for entry in entries],
     )
     checkpoints = FolderCheckpoints(job.places.checkpoints / key)
-    with tqdm(total=spec.epochs * problem.steps, unit="step", desc="train", disable=not progress) as bar:
+    with tqdm(total=spec.epochs * problem.steps, unit="step", desc="train", disable=None) as bar:
 
         def show(epoch: int, step: int, loss: float) -> None:
             bar.update((epoch - 1) * problem.steps + step - bar.n)

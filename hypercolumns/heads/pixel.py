@@ -115,7 +115,7 @@ class PixelConv(_Classifier):
             if spec.context == "kernel3" and _is_coarse(self.layers[members[0]], frame):
                 self.context[name] = _zero_kernel(sum(self.layers[m].channels for m in members), self.first.out_features)
 
-    def forward(self, maps: Sequence[Float[Tensor, "b h w c"]], stride_px: int | None = None) -> Float[Tensor, "b k y x"]:
+    def forward(self, maps: Sequence[Float[Tensor, "b _ _ _"]], stride_px: int | None = None) -> Float[Tensor, "b k y x"]:
         """Return logits at the grid points s·(j+½).
 
         Args:
@@ -125,7 +125,7 @@ class PixelConv(_Classifier):
         Raises:
             GeometryError: maps and layers disagree, or the stride does not divide the canvas.
         """
-        stride = stride_px or self.spec.output_stride
+        stride = self.spec.output_stride if stride_px is None else stride_px
         if len(maps) != len(self.layers):
             raise GeometryError(f"expected {len(self.layers)} maps, one per layer, got {len(maps)}")
         logits = self._after_first(self._pre_activations(maps, stride))
@@ -162,7 +162,7 @@ class PixelConv(_Classifier):
         layer = self.layers[self._groups[name][0]]
         values = maps[0] if len(maps) == 1 else torch.cat(maps, dim=-1)
         values = values.to(self.dtype)
-        if layer.map_hw[0] * layer.map_hw[1] > out_hw[0] * out_hw[1]:
+        if layer.map_hw[0] * layer.map_hw[1] > out_hw[0] * out_hw[1] and name not in self.context:
             # A linear layer and the interpolation commute: run the cheaper one first.
             return F.linear(resample(values, layer, self.frame, stride), weight)
         response = F.linear(values, weight)

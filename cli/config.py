@@ -1,0 +1,89 @@
+"""Experiment files: YAML with `key.path=value` overrides, checked against the specs; what does not fit is named by its path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hypercolumns.specs import ExperimentSpec
+
+__all__ = ["load_experiment"]
+
+
+def load_experiment(path: Path | None, overrides: Sequence[str]) -> ExperimentSpec:
+    """Read an experiment file and apply overrides.
+
+    Args:
+        path: The YAML file; None starts from the defaults.
+        overrides: `key.path=value`, the value in YAML: `head.hidden=64`, `store.views=[identity, hflip]`.
+
+    Raises:
+        SpecError: the file is missing or not YAML, or something in it is unknown or out of range.
+    """
+    from hypercolumns.specs import ExperimentSpec, parse_spec
+
+    value: dict[str, Any] = {} if path is None else _read_yaml(path)
+    for override in overrides:
+        _apply(value, override)
+    return _expand(parse_spec(ExperimentSpec, value), path)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    from hypercolumns.errors import SpecError
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"{path}: expected an experiment file, got {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: expected YAML, got text that does not parse: {error}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise SpecError(f"{path}: expected a mapping of sections (dataset, backbone, store ...), got {type(value).__name__}")
+    return value
+
+
+def _apply(value: dict[str, Any], override: str) -> None:
+    import yaml
+
+    from hypercolumns.errors import SpecError
+
+    path, separator, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys):
+        raise SpecError(f"expected an override of the form key.path=value, got {override!r}")
+    try:
+        parsed = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path}: expected a YAML value, got {text!r}: {error}") from error
+    for key in keys[:-1]:
+        below = value.setdefault(key, {})
+        if not isinstance(below, dict):
+            raise SpecError(f"{path}: {key} is a value, not a section")
+        value = below
+    value[keys[-1]] = parsed
+
+
+def _expand(spec: ExperimentSpec, path: Path | None) -> ExperimentSpec:
+    """Expand ~ and $VARIABLES in paths; relative ones count from the current folder."""
+    import os
+
+    from hypercolumns.errors import SpecError
+
+    def expanded(text: str, field: str) -> str:
+        result = os.path.expandvars(text)
+        result = str(Path(result).expanduser()) if result.startswith("~") else result
+        if "$" in result:
+            raise SpecError(f"{field}: {text!r} names an environment variable that is not set ({path or 'defaults'})")
+        return result
+
+    dataset, backbone = spec.dataset, spec.backbone
+    if dataset.root is not None:
+        dataset = dataset.model_copy(update={"root": expanded(dataset.root, "dataset.root")})
+    backbone = backbone.model_copy(update={"weights": expanded(backbone.weights, "backbone.weights")})
+    return spec.model_copy(update={"dataset": dataset, "backbone": backbone})

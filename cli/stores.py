@@ -1,0 +1,100 @@
+"""`hypercolumns store`: what the feature stores hold, what it weighs, and whether it is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.context import JsonOption, WorkspaceOption, command, emit
+
+if TYPE_CHECKING:
+    from storage.features import FeatureStore
+
+__all__ = ["register_stores"]
+
+KeyArgument = Annotated[str | None, typer.Argument(help="The store's key, or its beginning; all stores by default.")]
+
+
+def register_stores(app: typer.Typer) -> None:
+    """Add `store ls`, `info`, `du` and `verify`."""
+    stores = typer.Typer(help="Look at and check feature stores.", no_args_is_help=True)
+    for name, function in (("ls", _list), ("info", _info), ("du", _disk_usage), ("verify", _verify)):
+        stores.command(name)(function)
+    app.add_typer(stores, name="store")
+
+
+@command
+def _list(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """List the feature stores of the workspace."""
+    found = [store.info() for store in _stores(workspace, None)]
+    lines = []
+    for info in found:
+        backbone = info["key_fields"].get("backbone", {})
+        name = backbone.get("name", "?") if isinstance(backbone, dict) else backbone
+        lines.append(f"{info['key']}  {info['rows']:7d} images  {info['bytes'] / 1e9:8.3f} GB  {info['dtype']:8s} {name}")
+    emit(found, as_json, "\n".join(lines) or "no stores yet")
+
+
+@command
+def _info(key: KeyArgument = None, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Show what a store was made from, its layers and its rows."""
+    found = [store.info() for store in _stores(workspace, key)]
+    emit(found, as_json, "\n".join(json.dumps(info, indent=2) for info in found) or "no stores yet")
+
+
+@command
+def _disk_usage(key: KeyArgument = None, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Show the bytes of each layer."""
+    found: dict[str, Any] = {store.key: store.du() for store in _stores(workspace, key)}
+    lines = []
+    for name, usage in found.items():
+        lines.append(f"{name}  {usage['total'] / 1e6:10.1f} MB")
+        lines += [f"  {layer:60s} {count / 1e6:10.1f} MB" for layer, count in usage["layers"].items()]
+        lines.append(f"  {'records, index, metadata':60s} {usage['overhead'] / 1e6:10.1f} MB")
+    emit(found, as_json, "\n".join(lines) or "no stores yet")
+
+
+@command
+def _verify(
+    key: KeyArgument = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Sizes, names and indexes only; do not read the maps.")] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare everything on disk with the commit records; exit code 1 if anything is damaged."""
+    findings = {
+        store.key: [dataclasses.asdict(finding) for finding in store.verify(deep=not quick)]
+        for store in _stores(workspace, key)
+    }
+    lines = []
+    for name, found in findings.items():
+        lines.append(f"{name}: {'whole' if not found else f'{len(found)} findings'}")
+        for finding in found:
+            where = f"layer {finding['layer']} shard {finding['shard']}" if finding["layer"] else "the store"
+            lines.append(f"  {where}: {finding['what']} ({len(finding['row_keys'])} images) {finding['path']}")
+    emit(findings, as_json, "\n".join(lines) or "no stores yet")
+    if any(findings.values()):
+        raise typer.Exit(1)
+
+
+def _stores(workspace: Path | None, key: str | None) -> list[FeatureStore]:
+    from hypercolumns.errors import SpecError
+    from storage.features import FeatureStore
+    from storage.inspection import list_stores
+    from storage.workspace import Workspace, resolve_workspace
+
+    root = Workspace(resolve_workspace(workspace)).stores
+    paths = list_stores(root)
+    if key is not None:
+        chosen = [path for path in paths if path.name.startswith(key)]
+        if len(chosen) != 1:
+            names = ", ".join(path.name for path in paths) or "none"
+            raise SpecError(
+                f"expected the key of one store in {root}, got {key!r}, which fits {len(chosen)}; there are: {names}"
+            )
+        paths = chosen
+    return [FeatureStore.open(path) for path in paths]

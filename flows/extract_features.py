@@ -1,0 +1,31 @@
+"""Flow: compute and store what the experiment's feature store lacks.
+
+What earlier stages made is found by its key, or made first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+
+from flows.runs import FlowResult, conclude, recorded_run
+from flows.stages import check, extract, prepare
+from hypercolumns.specs import ExperimentSpec
+
+__all__ = ["extract_features"]
+
+
+@flow(name="extract-features", flow_run_name="{config.name}", persist_result=False)
+def extract_features(config: ExperimentSpec = ExperimentSpec(), workspace: Path | None = None) -> FlowResult:  # noqa: B008
+    """Compute and store what the experiment's feature store lacks.
+
+    Args:
+        config: The experiment.
+        workspace: Folder of stores, samples, models and runs; by default $HYPERCOLUMNS_HOME or the user's data folder.
+    """
+    with recorded_run(config, workspace) as job:
+        prepared = prepare(job)
+        check(job, prepared)
+        extracted = extract(job, prepared)
+        return conclude(job, prepare=prepared, extract=extracted)

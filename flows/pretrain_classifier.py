@@ -1,0 +1,33 @@
+"""Flow: train the small classifier on the sample set, and certify its conversion.
+
+What earlier stages made is found by its key, or made first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+
+from flows.runs import FlowResult, conclude, recorded_run
+from flows.stages import check, extract, prepare, pretrain, sample
+from hypercolumns.specs import ExperimentSpec
+
+__all__ = ["pretrain_classifier"]
+
+
+@flow(name="pretrain-classifier", flow_run_name="{config.name}", persist_result=False)
+def pretrain_classifier(config: ExperimentSpec = ExperimentSpec(), workspace: Path | None = None) -> FlowResult:  # noqa: B008
+    """Train the small classifier on the sample set, and certify its conversion.
+
+    Args:
+        config: The experiment.
+        workspace: Folder of stores, samples, models and runs; by default $HYPERCOLUMNS_HOME or the user's data folder.
+    """
+    with recorded_run(config, workspace) as job:
+        prepared = prepare(job)
+        check(job, prepared)
+        extracted = extract(job, prepared)
+        sampled = sample(job, prepared, extracted)
+        pretrained = pretrain(job, prepared, extracted, sampled)
+        return conclude(job, prepare=prepared, extract=extracted, sample=sampled, pretrain=pretrained)

@@ -1,0 +1,34 @@
+"""Flow: train the converted classifier on every labelled pixel.
+
+What earlier stages made is found by its key, or made first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+
+from flows.runs import FlowResult, conclude, recorded_run
+from flows.stages import check, extract, prepare, pretrain, sample, train
+from hypercolumns.specs import ExperimentSpec
+
+__all__ = ["train_dense"]
+
+
+@flow(name="train-dense", flow_run_name="{config.name}", persist_result=False)
+def train_dense(config: ExperimentSpec = ExperimentSpec(), workspace: Path | None = None) -> FlowResult:  # noqa: B008
+    """Train the converted classifier on every labelled pixel.
+
+    Args:
+        config: The experiment.
+        workspace: Folder of stores, samples, models and runs; by default $HYPERCOLUMNS_HOME or the user's data folder.
+    """
+    with recorded_run(config, workspace) as job:
+        prepared = prepare(job)
+        check(job, prepared)
+        extracted = extract(job, prepared)
+        sampled = sample(job, prepared, extracted)
+        pretrained = pretrain(job, prepared, extracted, sampled)
+        trained = train(job, prepared, pretrained)
+        return conclude(job, prepare=prepared, extract=extracted, sample=sampled, pretrain=pretrained, train=trained)

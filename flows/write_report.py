@@ -1,0 +1,24 @@
+"""Flow: write the experiment's report again, from what its stages left; what is missing is made first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+
+from flows.run_experiment import run_experiment
+from flows.runs import FlowResult
+from hypercolumns.specs import ExperimentSpec
+
+__all__ = ["write_report"]
+
+
+@flow(name="write-report", flow_run_name="{config.name}", persist_result=False)
+def write_report(config: ExperimentSpec = ExperimentSpec(), workspace: Path | None = None) -> FlowResult:  # noqa: B008
+    """Write the experiment's report.
+
+    Args:
+        config: The experiment.
+        workspace: Folder of stores, samples, models and runs; by default $HYPERCOLUMNS_HOME or the user's data folder.
+    """
+    return run_experiment.fn(config, workspace)

@@ -1,0 +1,164 @@
+"""Predict: label images with the model of a run, at the images' own size; nothing is stored but the masks."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from glob import glob
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+from tqdm import tqdm
+
+from hypercolumns.backbones import build_backbone
+from hypercolumns.canvas import fit_image
+from hypercolumns.datasets.decoding import decode_image
+from hypercolumns.errors import DatasetError, ImageError
+from hypercolumns.geometry import place
+from hypercolumns.heads import PixelConv
+from hypercolumns.prediction import segment
+from hypercolumns.sources import BackboneSource
+from storage.errors import StorageError
+from storage.publish import replace_bytes
+from storage.runs import read_run
+from storage.workspace import Workspace
+from tasks.classifiers import ModelCard, load_classifier, torch_dtype
+
+__all__ = ["Predicted", "find_images", "find_model", "predict_images"]
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+_OVERLAY_OPACITY = 0.5
+
+
+class Predicted(BaseModel):
+    """What was labelled, and what could not be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Path
+    masks: tuple[Path, ...]
+    overlays: tuple[Path, ...]
+    rejected: dict[str, str]
+    seconds_per_image: float | None
+
+
+def find_images(patterns: Sequence[str]) -> list[Path]:
+    """Expand files, folders and globs into images, in order, each once.
+
+    Raises:
+        DatasetError: a pattern matches nothing.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+        elif path.is_file():
+            matches = [path]
+        else:
+            matches = sorted(Path(match) for match in glob(str(path), recursive=True) if Path(match).is_file())  # noqa: PTH207
+        if not matches:
+            raise DatasetError(f"expected images, got {pattern!r}, which is no file, no folder with images and matches nothing")
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def find_model(workspace: Path, run_id: str) -> Path:
+    """Return the model folder of a run; `latest` is the newest run that trained one.
+
+    Raises:
+        StorageError: there is no such run, or it trained no model.
+    """
+    places = Workspace(workspace)
+    if run_id == "latest":
+        candidates = sorted((p for p in places.runs.iterdir() if p.is_dir()), key=lambda p: p.name, reverse=True)
+    else:
+        candidates = [places.runs / run_id] if (places.runs / run_id).is_dir() else []
+    for folder in candidates:
+        key = read_run(folder).keys.get("train")
+        if key is not None:
+            return places.models / str(key)
+    known = ", ".join(sorted(p.name for p in places.runs.iterdir())[-5:]) or "none"
+    raise StorageError(f"expected a run in {places.runs} that trained a model, got {run_id!r}; the last runs: {known}")
+
+
+def predict_images(model_path: Path, images: Sequence[Path], out: Path, *, skip_bad: bool = False) -> Predicted:
+    """Write a palette PNG mask and an overlay for every image.
+
+    Args:
+        model_path: The model's folder.
+        images: The images.
+        out: Folder for `NAME.png` and `NAME.overlay.jpg`.
+        skip_bad: Go on past images that cannot be read, listing them, instead of stopping before the first one.
+
+    Raises:
+        ImageError: an image cannot be read (without `skip_bad`).
+    """
+    model, card = load_classifier(PixelConv, model_path)
+    model.dtype = torch_dtype(card.precision)
+    backbone = build_backbone(card.backbone, card.canvas.size_hw, precision=card.precision)
+    current: list[NDArray[np.uint8]] = []
+    source = BackboneSource(backbone, lambda _: current[0], [layer.name for layer in card.layers])
+    masks, overlays, rejected, seconds = [], [], {}, 0.0
+    for path, name in tqdm(
+        zip(images, _names(images), strict=True), total=len(images), unit="img", desc="predict", disable=None
+    ):
+        try:
+            image = decode_image(path)
+        except ImageError as error:
+            if not skip_bad:
+                raise
+            rejected[str(path)] = error.reason
+            continue
+        start = time.perf_counter()
+        current[:] = [fit_image(image, card.canvas, fill_rgb=card.backbone.mean_rgb)[0]]
+        labels = segment(model, source, 0, place((image.shape[0], image.shape[1]), card.canvas))
+        seconds += time.perf_counter() - start
+        masks.append(_write_mask(out / f"{name}.png", labels, card))
+        overlays.append(_write_overlay(out / f"{name}.overlay.jpg", image, labels, card))
+    return Predicted(
+        model=model_path,
+        masks=tuple(masks),
+        overlays=tuple(overlays),
+        rejected=rejected,
+        seconds_per_image=seconds / len(masks) if masks else None,
+    )
+
+
+def _names(images: Sequence[Path]) -> list[str]:
+    """Name the outputs after the images' stems; those that would collide get a digest of their path."""
+    stems = [path.stem for path in images]
+    return [
+        stem if stems.count(stem) == 1 else f"{stem}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+        for stem, path in zip(stems, images, strict=True)
+    ]
+
+
+def _palette(card: ModelCard) -> NDArray[np.uint8]:
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(card.palette)] = card.palette
+    return colours
+
+
+def _write_mask(path: Path, labels: NDArray[np.uint8], card: ModelCard) -> Path:
+    mask = Image.fromarray(labels)
+    mask.putpalette(_palette(card).tobytes())
+    return _save(path, mask, "PNG")
+
+
+def _write_overlay(path: Path, image: NDArray[np.uint8], labels: NDArray[np.uint8], card: ModelCard) -> Path:
+    colours = _palette(card)[labels].astype(np.float32)
+    blended = image * (1 - _OVERLAY_OPACITY) + colours * _OVERLAY_OPACITY
+    return _save(path, Image.fromarray(blended.astype(np.uint8)), "JPEG")
+
+
+def _save(path: Path, image: Image.Image, kind: str) -> Path:
+    buffer = BytesIO()
+    image.save(buffer, kind)
+    replace_bytes(path, buffer.getvalue())
+    return path

@@ -56,14 +56,14 @@ test-all: setup
 
 real: setup
 	@test -n "$(HYPERCOLUMNS_REAL_DATA)" || { echo "error: expected HYPERCOLUMNS_REAL_DATA=folder with data/ and weights/" >&2; exit 2; }
-	$(BIN)/python benchmarks/real.py --workspace $(WORKSPACE)/real
+	$(BIN)/python -m benchmarks.real --workspace $(WORKSPACE)/real
 
 real-ablation: setup
 	@test -n "$(HYPERCOLUMNS_REAL_DATA)" || { echo "error: expected HYPERCOLUMNS_REAL_DATA=folder with data/ and weights/" >&2; exit 2; }
-	$(BIN)/python benchmarks/ablation.py --workspace $(WORKSPACE)/real
+	$(BIN)/python -m benchmarks.ablation --workspace $(WORKSPACE)/real
 
 bench: setup
-	$(BIN)/python benchmarks/run.py $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m benchmarks.run $(if $(ONLY),--only $(ONLY))
 
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --extra pipeline --group dev
 

@@ -127,7 +127,7 @@ def _summary(value: dict[str, Any]) -> str:
         interval = metrics.get("intervals", {}).get("mean_iu")
         sure = f"  [{interval[0] * 100:.1f}, {interval[1] * 100:.1f}]" if interval else ""
         lines.append(f"mean IU {metrics['mean_iu'] * 100:.1f} %{sure}, pixel accuracy {metrics['pixel_accuracy'] * 100:.1f} %")
-        for name, scores in (value["baselines"] or {}).items():
+        for name, scores in sorted((value["baselines"] or {}).items(), key=lambda item: -item[1]["mean_iu"]):
             lines.append(
                 f"  {name:26s} mean IU {scores['mean_iu'] * 100:5.1f} %, pixel accuracy {scores['pixel_accuracy'] * 100:5.1f} %"
             )

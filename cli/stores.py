@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.config import load_experiment
 from cli.context import JsonOption, WorkspaceOption, command, emit
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ KeyArgument = Annotated[str | None, typer.Argument(help="The store's key, or its
 
 
 def register_stores(app: typer.Typer) -> None:
-    """Add `store ls`, `info`, `du` and `verify`."""
+    """Add `store ls`, `info`, `du`, `verify` and `repair`."""
     stores = typer.Typer(help="Look at and check feature stores.", no_args_is_help=True)
-    for name, function in (("ls", _list), ("info", _info), ("du", _disk_usage), ("verify", _verify)):
+    for name, function in (("ls", _list), ("info", _info), ("du", _disk_usage), ("verify", _verify), ("repair", _repair)):
         stores.command(name)(function)
     app.add_typer(stores, name="store")
 
@@ -66,10 +66,7 @@ def _verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compare everything on disk with the commit records; exit code 1 if anything is damaged."""
-    findings = {
-        store.key: [dataclasses.asdict(finding) for finding in store.verify(deep=not quick)]
-        for store in _stores(workspace, key)
-    }
+    findings = {store.key: [finding.as_json() for finding in store.verify(deep=not quick)] for store in _stores(workspace, key)}
     lines = []
     for name, found in findings.items():
         lines.append(f"{name}: {'whole' if not found else f'{len(found)} findings'}")
@@ -79,6 +76,25 @@ def _verify(
     emit(findings, as_json, "\n".join(lines) or "no stores yet")
     if any(findings.values()):
         raise typer.Exit(1)
+
+
+@command
+def _repair(
+    config: Annotated[Path, typer.Argument(help="The experiment whose store is damaged: its images are read again.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Overrides, key.path=value.")] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take damaged shards of an experiment's store out of use (into quarantine) and extract exactly them again."""
+    from storage.workspace import resolve_workspace
+    from tasks.jobs import Job
+    from tasks.prepare import prepare_dataset
+    from tasks.repair import repair_store
+
+    job = Job(spec=load_experiment(config, overrides or []), workspace=resolve_workspace(workspace))
+    repaired = repair_store(job, prepare_dataset(job))
+    lines = [*repaired.retired, f"{repaired.extracted.images_computed} images extracted again"]
+    emit(repaired.model_dump(mode="json"), as_json, "\n".join(lines))
 
 
 def _stores(workspace: Path | None, key: str | None) -> list[FeatureStore]:

@@ -1,4 +1,4 @@
-"""Flow: train the small classifier on the sample set, and certify its conversion.
+"""Flow: train the small classifier on the sample set.
 
 What earlier stages made is found by its key, or made first.
 """
@@ -18,7 +18,7 @@ __all__ = ["pretrain_classifier"]
 
 @flow(name="pretrain-classifier", flow_run_name="{config.name}", persist_result=False)
 def pretrain_classifier(config: ExperimentSpec = ExperimentSpec(), workspace: Path | None = None) -> FlowResult:  # noqa: B008
-    """Train the small classifier on the sample set, and certify its conversion.
+    """Train the small classifier on the sample set.
 
     Args:
         config: The experiment.

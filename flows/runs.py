@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hypercolumns.specs import ExperimentSpec
 from storage.workspace import resolve_workspace
-from tasks.jobs import Evaluated, Extracted, Job, Pretrained, Stage
+from tasks.jobs import Evaluated, Extracted, Job, Stage, Trained
 from tasks.record import begin_run, fail_run, finish_run
 
 __all__ = ["FlowResult", "conclude", "recorded_run"]
@@ -48,7 +48,7 @@ def conclude(job: Job, **stages: Stage) -> FlowResult:
     """Close the run's record and sum up its stages."""
     if job.run_dir is None:
         raise ValueError("expected a job with a run's folder, got one without; open it with recorded_run")
-    extracted, evaluated, pretrained = stages.get("extract"), stages.get("evaluate"), stages.get("pretrain")
+    extracted, evaluated, trained = stages.get("extract"), stages.get("evaluate"), stages.get("train")
     report = stages.get("report")
     metrics = evaluated.metrics if isinstance(evaluated, Evaluated) else None
     finish_run(job, metrics, None if report is None else report.path)
@@ -60,6 +60,6 @@ def conclude(job: Job, **stages: Stage) -> FlowResult:
         baselines=evaluated.baselines if isinstance(evaluated, Evaluated) else None,
         cache={k: v.model_dump() for k, v in extracted.cache.items()} if isinstance(extracted, Extracted) else {},
         timings={name: round(stage.seconds, 3) for name, stage in stages.items()},
-        certificate=pretrained.certificate if isinstance(pretrained, Pretrained) else None,
+        certificate=trained.certificate if isinstance(trained, Trained) else None,
         artefacts={name: stage.path for name, stage in stages.items()},
     )

@@ -36,7 +36,7 @@ def extract_maps(
 ) -> Iterator[tuple[int, dict[str, NDArray]]]:
     """Compute the maps of images in order, a batch at a time.
 
-    A batch that does not fit on the accelerator is halved and tried again.
+    A batch that does not fit on the accelerator is halved and tried again; later batches start with what fitted.
 
     Args:
         backbone: The frozen extractor.
@@ -50,6 +50,7 @@ def extract_maps(
     Yields:
         The first image's position in `items`, and for each layer its maps (B, h, w, C).
     """
+    forward = _Forward(backbone, layers, dtype, batch_images)
     with ThreadPoolExecutor(decode_threads, thread_name_prefix="decode") as executor:
         starts = list(range(0, len(items), batch_images))
         pending: deque[tuple[int, list[Future[NDArray[np.uint8]]]]] = deque()
@@ -57,39 +58,37 @@ def extract_maps(
             batch = items[start : start + batch_images]
             pending.append((start, [executor.submit(_load_view, load, item) for item in batch]))
             if len(pending) > _BATCHES_AHEAD:
-                yield from _forward(backbone, *pending.popleft(), layers, dtype)
+                yield from forward.maps(*pending.popleft())
         while pending:
-            yield from _forward(backbone, *pending.popleft(), layers, dtype)
+            yield from forward.maps(*pending.popleft())
 
 
 def _load_view(load: CanvasLoader, item: Item) -> NDArray[np.uint8]:
     return flip_view(load(item[0]), item[1])
 
 
-def _forward(
-    backbone: Backbone, start: int, canvases: list[Future[NDArray[np.uint8]]], layers: Sequence[str], dtype: torch.dtype
-) -> Iterator[tuple[int, dict[str, NDArray]]]:
-    images = normalise(
-        torch.from_numpy(np.stack([c.result() for c in canvases])), backbone.spec.mean_rgb, backbone.spec.std_rgb
-    )
-    for first, maps in _halving(backbone, images, layers):
-        yield start + first, {name: _to_numpy(values, dtype) for name, values in maps.items()}
+class _Forward:
+    """The backbone, and the largest batch that is known to fit on its device."""
 
+    def __init__(self, backbone: Backbone, layers: Sequence[str], dtype: torch.dtype, batch_images: int) -> None:
+        self._backbone, self._layers, self._dtype, self._largest = backbone, layers, dtype, batch_images
 
-def _halving(backbone: Backbone, images: Tensor, layers: Sequence[str]) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    size = len(images)
-    first = 0
-    while first < len(images):
-        try:
-            maps = backbone(images[first : first + size], layers)
-        except torch.cuda.OutOfMemoryError:
-            if size == 1:
-                raise
-            torch.cuda.empty_cache()
-            size = -(-size // 2)
-            continue
-        yield first, maps
-        first += size
+    def maps(self, start: int, canvases: list[Future[NDArray[np.uint8]]]) -> Iterator[tuple[int, dict[str, NDArray]]]:
+        spec = self._backbone.spec
+        images = normalise(torch.from_numpy(np.stack([c.result() for c in canvases])), spec.mean_rgb, spec.std_rgb)
+        first = 0
+        while first < len(images):
+            part = images[first : first + self._largest]
+            try:
+                maps = self._backbone(part, self._layers)
+            except torch.cuda.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                torch.cuda.empty_cache()
+                self._largest = -(-len(part) // 2)
+                continue
+            yield start + first, {name: _to_numpy(values, self._dtype) for name, values in maps.items()}
+            first += len(part)
 
 
 def _to_numpy(values: Tensor, dtype: torch.dtype) -> NDArray:

@@ -76,7 +76,7 @@ def pretrain_backbone(
 
     Args:
         spec: What to train on.
-        workers: Processes that draw figures; by default one a core.
+        workers: Processes that draw figures; by default one a core, 1 for none but this one.
         report: Called with a line of text after every epoch.
     """
     start = time.perf_counter()
@@ -148,8 +148,13 @@ def _folded(module: nn.Module) -> nn.Module:
 
 def _draw(count: int, size: int, seed: int, workers: int | None) -> tuple[Tensor, Tensor]:
     pieces = [(min(_CHUNK, count - first), size, seed, first) for first in range(0, count, _CHUNK)]
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as executor:
-        drawn = list(executor.map(_draw_piece, pieces))
+    workers = min(workers or os.cpu_count() or 1, len(pieces))
+    if workers == 1:
+        # A process takes seconds to start: not worth it for a few pictures.
+        drawn = [_draw_piece(piece) for piece in pieces]
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+            drawn = list(executor.map(_draw_piece, pieces))
     images = torch.from_numpy(np.concatenate([images for images, _ in drawn]))
     return images, torch.from_numpy(np.concatenate([labels for _, labels in drawn]))
 

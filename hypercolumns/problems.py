@@ -43,6 +43,8 @@ def class_weights(histograms: Int[NDArray, "n c"], weighting: ClassWeighting) ->
     counts = histograms.sum(axis=0).astype(np.float64)
     present = counts > 0
     weights = np.ones(len(counts))
+    if not present.any():
+        return torch.from_numpy(weights).float()
     if weighting == "inverse_frequency":
         weights[present] = counts.sum() / counts[present]
     elif weighting != "none":
@@ -51,9 +53,7 @@ def class_weights(histograms: Int[NDArray, "n c"], weighting: ClassWeighting) ->
         weights[present] = np.median(frequency) / frequency
         if weighting == "sqrt_median":
             weights = np.sqrt(weights)
-    if present.any():
-        weights = weights / weights[present].mean()
-    return torch.from_numpy(weights).float()
+    return torch.from_numpy(weights / weights[present].mean()).float()
 
 
 def mean_iu(matrix: NDArray[np.int64]) -> float:

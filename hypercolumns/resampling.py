@@ -59,7 +59,7 @@ def plan_phases(axis: AxisMap, count: int, stride_px: int) -> PhasePlan | None:
 
 def resample_phases(values: Tensor, dim: int, plan: PhasePlan) -> Tensor:
     """Resample a tensor along a dimension; differentiable once."""
-    result: Tensor = _Resample.apply(values, dim, plan)  # type: ignore[no-untyped-call]
+    result: Tensor = _Resample.apply(values, dim, plan)
     return result
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "HeadSpec",
     "SampleSpec",
     "ShapesSpec",
+    "SparseTrainSpec",
     "Spec",
     "StoreSpec",
     "TrainSpec",
@@ -206,6 +207,14 @@ class TrainSpec(Spec):
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of initial weights, order and dropout")
 
 
+class SparseTrainSpec(TrainSpec):
+    """Training on the sample set, with defaults of its own: a section that names one field keeps the others."""
+
+    epochs: int = Field(20, ge=0, le=10_000, description="passes over the sample set; 0 keeps the initial weights")
+    batch: int = Field(1024, ge=1, le=1_000_000, description="pixels a step")
+    patience: int = Field(5, ge=0, le=10_000, description="epochs without improvement before stopping; 0 never stops early")
+
+
 class EvalSpec(Spec):
     """The protocol of the scores, and what is scored beside the model."""
 
@@ -237,9 +246,7 @@ class ExperimentSpec(Spec):
     store: StoreSpec = Field(default_factory=StoreSpec)
     sample: SampleSpec = Field(default_factory=SampleSpec)
     head: HeadSpec = Field(default_factory=HeadSpec)
-    pretrain: TrainSpec = Field(
-        default_factory=lambda: TrainSpec(epochs=20, batch=1024, patience=5), description="training on the sample set"
-    )
+    pretrain: SparseTrainSpec = Field(default_factory=SparseTrainSpec, description="training on the sample set")
     train: TrainSpec = Field(default_factory=TrainSpec, description="dense training on every labelled pixel")
     evaluate: EvalSpec = Field(default_factory=EvalSpec)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from hypercolumns.backbones import LayerInfo
-from hypercolumns.heads import PixelConv, PixelMLP, convert
+from hypercolumns.heads import PixelConv, convert
 from hypercolumns.sources import MapSource, PixelSource
 from hypercolumns.specs import HeadSpec
-from tasks.classifiers import load_classifier
+from tasks.classifiers import load_sparse
 from tasks.extract import extract_features
 from tasks.jobs import Job, Sampled
 from tasks.manifests import Manifest
@@ -57,7 +57,7 @@ def _fitted(
     head: HeadSpec,
 ) -> PixelConv:
     fitted = fit_samples(job, manifest, sampled, sampled_layers, layers, head)
-    mlp, _ = load_classifier(PixelMLP, fitted.path)
+    mlp, _ = load_sparse(fitted.path, head)
     return convert(mlp).eval()
 
 

@@ -21,7 +21,7 @@ from storage.errors import AlreadyPublishedError
 from storage.models import load_model, save_model
 from tasks.manifests import Manifest
 
-__all__ = ["FolderCheckpoints", "ModelCard", "load_classifier", "save_classifier", "torch_dtype"]
+__all__ = ["FolderCheckpoints", "ModelCard", "load_classifier", "load_sparse", "save_classifier", "torch_dtype"]
 
 ClassifierT = TypeVar("ClassifierT", PixelMLP, PixelConv)
 
@@ -106,6 +106,21 @@ def load_classifier(
             f"{path}: expected the tensors of the classifier described beside them, got others: {error}"
         ) from error
     return model.eval(), card
+
+
+def load_sparse(path: Path, head: HeadSpec) -> tuple[PixelMLP, ModelCard]:
+    """Load a sparse classifier for an experiment with this head.
+
+    Output stride and context decide nothing about the sparse classifier and are not in its key, so that experiments that
+    differ in them share it: what counts is the experiment's own, not that of the one which trained it.
+
+    Raises:
+        FormatError: the folder is not a model of ours, or was tampered with.
+        TrainingError: the tensors do not fit the model that is described beside them.
+    """
+    mlp, card = load_classifier(PixelMLP, path)
+    mlp.spec = head
+    return mlp, card
 
 
 def torch_dtype(precision: str) -> torch.dtype:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from hypercolumns.canvas import restore_logits
 from hypercolumns.geometry import place
-from hypercolumns.heads import PixelConv, PixelMLP, convert
+from hypercolumns.heads import PixelConv, convert
 from hypercolumns.metrics.bootstrap import bootstrap_intervals
 from hypercolumns.metrics.segmentation import confusion_matrix, expected_prior_matrix, majority_matrix, score
 from hypercolumns.prediction import canvas_scores
@@ -27,7 +27,7 @@ from storage.errors import AlreadyPublishedError
 from storage.models import load_model, model_exists, read_description, save_model
 from storage.samples import SampleSet
 from tasks.baselines import trained_baselines
-from tasks.classifiers import load_classifier, torch_dtype
+from tasks.classifiers import load_classifier, load_sparse, torch_dtype
 from tasks.jobs import Evaluated, Extracted, Job, Prepared, Pretrained, Sampled, Trained
 from tasks.manifests import Entry, Manifest, load_manifest
 from tasks.stores import open_source
@@ -96,9 +96,9 @@ def protocol_line(spec: ExperimentSpec) -> str:
     return f"label resolution, void ignored, one confusion matrix over the split, absent classes excluded{flips}"
 
 
-def restored_priors(manifest: Manifest, split: str, samples: Path) -> torch.Tensor:
+def restored_priors(manifest: Manifest, spec: ExperimentSpec, samples: Path) -> torch.Tensor:
     """Return log(true prior) - log(sample prior) per class; zero for a class that was never sampled or never labelled."""
-    pixels = manifest.histograms(split).sum(axis=0).astype(np.float64)
+    pixels = manifest.histograms(spec.dataset.train_split, spec).sum(axis=0).astype(np.float64)
     drawn = np.zeros(manifest.classes)
     with SampleSet.open(samples) as opened:
         for label, count in opened.class_counts().items():
@@ -143,7 +143,7 @@ class _Judge:
 
     def counted(self, name: str, train_histogram: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the matrices of a baseline that follows from label counts alone."""
-        truths = self.manifest.histograms(self.job.spec.dataset.val_split)
+        truths = self.manifest.histograms(self.job.spec.dataset.val_split, self.job.spec)
         if name == "majority":
             return np.stack([majority_matrix(truth, int(train_histogram.argmax())) for truth in truths])
         prior = train_histogram / train_histogram.sum()
@@ -159,9 +159,9 @@ def _score_all(
     dtype = torch_dtype(spec.train.precision)
     model, _ = load_classifier(PixelConv, trained.path, dtype=dtype)
     found = {"model": judge.matrices("model", model, source, keep=True)}
-    mlp, _ = load_classifier(PixelMLP, pretrained.path)
-    train_pixels = manifest.histograms(spec.dataset.train_split).sum(axis=0)
-    offset = spec.evaluate.restore_priors * restored_priors(manifest, spec.dataset.train_split, sampled.path)
+    mlp, _ = load_sparse(pretrained.path, spec.head)
+    train_pixels = manifest.histograms(spec.dataset.train_split, spec).sum(axis=0)
+    offset = spec.evaluate.restore_priors * restored_priors(manifest, spec, sampled.path)
     sparse = convert(mlp, dtype).eval()
     found["sparse, sample priors"] = judge.matrices("sparse", sparse, source)
     sparse.logit_offset.copy_(offset)

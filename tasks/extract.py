@@ -5,7 +5,6 @@ Any number of processes may run this on one store at once: each claims shards, a
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -71,34 +70,32 @@ def _fill(
     """Compute a claimed shard's maps and hand them to the writing thread, which also commits it."""
     spec = job.spec.store
     cast = torch.float16 if spec.dtype == "float16" else torch.float32
-    try:
-        writing.put(claim.__enter__)
-        batches = extract_maps(
-            experiment_backbone(job.spec),
-            canvas_loader(manifest, work.entries, job.spec),
-            [work.items[key] for key in claim.row_keys],
-            claim.layers,
-            batch_images=spec.batch_images,
-            decode_threads=2,
-            dtype=cast,
-        )
-        for first, maps in batches:
-            writing.put(claim.write, first, maps)
-            advance(len(next(iter(maps.values()))))
-        writing.put(claim.commit)
-    except BaseException:
-        writing.drain()
-        claim.abandon()
-        raise
+    writing.open(claim)
+    batches = extract_maps(
+        experiment_backbone(job.spec),
+        canvas_loader(manifest, work.entries, job.spec),
+        [work.items[key] for key in claim.row_keys],
+        claim.layers,
+        batch_images=spec.batch_images,
+        decode_threads=2,
+        dtype=cast,
+    )
+    for first, maps in batches:
+        writing.put(claim.write, first, maps)
+        advance(len(next(iter(maps.values()))))
+    writing.commit(claim)
 
 
 class _Writing:
-    """One thread that writes in order, a bounded number of batches behind the backbone."""
+    """One thread that writes in order, a bounded number of batches behind the backbone.
+
+    However the block is left, shards that were opened and not committed are given up: nobody has to wait for their leases.
+    """
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
         self._pending: deque[Future[object]] = deque()
-        self._stopped = threading.Event()
+        self._opened: list[ShardWriter] = []
 
     def __enter__(self) -> Self:
         return self
@@ -111,6 +108,22 @@ class _Writing:
         finally:
             self.drain()
             self._executor.shutdown(wait=True)
+            for claim in self._opened:
+                claim.abandon()
+
+    def open(self, claim: ShardWriter) -> None:
+        """Begin a claimed shard."""
+        self._opened.append(claim)
+        self.put(claim.__enter__)
+
+    def commit(self, claim: ShardWriter) -> None:
+        """Queue the commit of a shard that is written."""
+
+        def finish() -> None:
+            claim.commit()
+            self._opened.remove(claim)
+
+        self.put(finish)
 
     def put(self, write: Callable[..., object], *arguments: Any) -> None:
         """Queue a write; waits while the queue is full, and raises what an earlier write raised."""

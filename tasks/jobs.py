@@ -72,15 +72,15 @@ class Sampled(Stage):
 
 
 class Pretrained(Stage):
-    """The sparse classifier, with the certificate of its conversion."""
+    """The sparse classifier."""
 
-    certificate: dict[str, Any]
     history: dict[str, Any]
 
 
 class Trained(Stage):
-    """The dense classifier; without dense training the converted sparse one."""
+    """The dense classifier (without dense training the converted sparse one), with the certificate of its conversion."""
 
+    certificate: dict[str, Any]
     history: dict[str, Any]
 
 

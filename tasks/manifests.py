@@ -69,9 +69,17 @@ class Manifest(Message):
         entries = [[e.image_sha256, e.mask_sha256 if labels else None] for e in self.splits[split]]
         return digest([entries, list(self.class_names) if labels else None, self.void_label if labels else None])
 
-    def histograms(self, split: str) -> NDArray[np.int64]:
-        """Return labelled pixels per image and class (n, classes)."""
-        return np.array([entry.class_pixels for entry in self.splits[split]], np.int64).reshape(-1, self.classes)
+    def histograms(self, split: str, spec: ExperimentSpec) -> NDArray[np.int64]:
+        """Return labelled pixels per image and class (n, classes), counted as the experiment's protocol counts them."""
+        entries = self.splits[split]
+        if spec.evaluate.protocol == "strict":
+            return np.array([entry.class_pixels for entry in entries], np.int64).reshape(-1, self.classes)
+        labels = (self.canvas_mask(entry, spec).reshape(-1) for entry in entries)
+        return np.stack([np.bincount(found, minlength=VOID + 1)[: self.classes] for found in labels]).astype(np.int64)
+
+    def groups(self, split: str) -> list[str | None]:
+        """Return each image's group: with the images' bytes it decides which of them are held out."""
+        return [entry.group for entry in self.splits[split]]
 
     def image(self, entry: Entry) -> NDArray[np.uint8]:
         """Decode an image (H, W, 3)."""
@@ -94,6 +102,7 @@ class Manifest(Message):
             image_hw=entry.image_hw,
             classes=self.classes,
             void_label=self.void_label,
+            max_megapixels=self.max_megapixels,
         )
 
     def canvas_mask(self, entry: Entry, spec: ExperimentSpec) -> NDArray[np.uint8]:

@@ -1,9 +1,9 @@
-"""Pretrain: fit the small classifier on the sample set, and certify that its convolutional form is the same function."""
+"""Pretrain: fit the small classifier on the sample set."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,40 +11,30 @@ import torch
 from tqdm import tqdm
 
 from hypercolumns.backbones import LayerInfo
-from hypercolumns.certificate import certify
 from hypercolumns.columns import Frame, coordinate_columns
+from hypercolumns.fitting import fit_pixel_classifier
 from hypercolumns.heads import PixelMLP
-from hypercolumns.problems import SparseProblem, class_weights
+from hypercolumns.problems import class_weights
 from hypercolumns.sampling import held_out
-from hypercolumns.sources import LayerSubset, MapSource, select_layers
+from hypercolumns.sources import select_layers
 from hypercolumns.specs import HeadSpec
-from hypercolumns.training import History, fit
+from hypercolumns.training import History
 from storage.canonical import digest
 from storage.models import model_exists, read_description
 from storage.samples import SampleSet
 from tasks.classifiers import ModelCard, save_classifier
 from tasks.jobs import Extracted, Job, Prepared, Pretrained, Sampled
 from tasks.manifests import Manifest, load_manifest
-from tasks.stores import experiment_backbone, open_source
+from tasks.stores import experiment_backbone
 
 __all__ = ["fit_samples", "pretrain_classifier"]
-
-_STATISTICS_CHUNK = 8192
 
 
 def pretrain_classifier(job: Job, prepared: Prepared, extracted: Extracted, sampled: Sampled) -> Pretrained:
     """Train the sparse classifier of the experiment, or find it."""
     manifest = load_manifest(prepared.path)
     layers = experiment_backbone(job.spec).layers
-    return fit_samples(
-        job,
-        manifest,
-        sampled,
-        layers,
-        select_layers(layers, job.spec.head.layers),
-        job.spec.head,
-        certify_on=lambda: open_source(job, manifest, job.spec.dataset.train_split),
-    )
+    return fit_samples(job, manifest, sampled, layers, select_layers(layers, job.spec.head.layers), job.spec.head)
 
 
 def fit_samples(
@@ -54,8 +44,6 @@ def fit_samples(
     sampled_layers: Sequence[LayerInfo],
     layers: Sequence[LayerInfo],
     head: HeadSpec,
-    *,
-    certify_on: Callable[[], MapSource] | None = None,
 ) -> Pretrained:
     """Train a classifier on a sample set, or find it.
 
@@ -66,7 +54,6 @@ def fit_samples(
         sampled_layers: The layers whose channels are its columns, in order.
         layers: Those of them that the classifier reads; none leaves it the coordinates alone.
         head: The classifier.
-        certify_on: Opens the maps the certificate is made on; None makes none.
     """
     start = time.perf_counter()
     spec = job.spec.pretrain
@@ -77,29 +64,17 @@ def fit_samples(
             "layers": names,
             "head": head.model_dump(mode="json", exclude={"layers", "context", "output_stride"}),
             "train": spec.model_dump(mode="json", exclude={"loss_stride"}),
-            "output_stride": head.output_stride if certify_on else None,
-            "context": head.context,
+            "groups": manifest.groups(job.spec.dataset.train_split) if spec.patience else None,
         }
     )
     cached = model_exists(job.places.models, key)
     if not cached:
         model, history = _fit(job, manifest, sampled.path, sampled_layers, layers, head)
-        certificate = None
-        if certify_on is not None:
-            source = LayerSubset(certify_on(), names)
-            certificate = certify(model, source, [(0, "identity")]).to_json()
-        card = ModelCard.describe(job.spec, manifest, model, {"samples": sampled.key}, history.to_json(), certificate)
+        card = ModelCard.describe(job.spec, manifest, model, {"samples": sampled.key}, history.to_json())
         save_classifier(job.places.models, key, model, card)
     path = job.places.models / key
     card = ModelCard.model_validate(read_description(path))
-    return Pretrained(
-        key=key,
-        path=path,
-        cached=cached,
-        seconds=time.perf_counter() - start,
-        certificate=card.certificate or {},
-        history=card.history,
-    )
+    return Pretrained(key=key, path=path, cached=cached, seconds=time.perf_counter() - start, history=card.history)
 
 
 def _fit(
@@ -111,25 +86,25 @@ def _fit(
     head: HeadSpec,
 ) -> tuple[PixelMLP, History]:
     spec = job.spec.pretrain
-    torch.manual_seed(spec.seed)
-    model = PixelMLP(layers, manifest.classes, head, Frame(job.spec.store.canvas.size_hw, head.alignment))
+    frame = Frame(job.spec.store.canvas.size_hw, head.alignment)
     with SampleSet.open(path) as samples:
-        columns = _columns(samples, sampled_layers, layers, model)
+        columns = _columns(samples, sampled_layers, layers, head, frame)
         labels = torch.from_numpy(samples.labels.astype(np.int64))
-        out = _held_out(job, manifest, samples.image_row) if spec.patience else np.zeros(len(samples), bool)
-    model.set_statistics(*_statistics(columns))
-    weights = class_weights(manifest.histograms(job.spec.dataset.train_split), spec.class_weighting)
-    problem = SparseProblem(columns, labels, out, weights, spec)
-    with tqdm(total=spec.epochs, unit="epoch", desc="pretrain", disable=None) as bar:
+        out = _held_out(job, manifest, samples.image_row) if spec.patience else np.zeros(len(samples), np.bool_)
+    weights = class_weights(manifest.histograms(job.spec.dataset.train_split, job.spec), spec.class_weighting)
+    steps = -(-int((~out).sum()) // spec.batch)
+    with tqdm(total=spec.epochs * steps, unit="step", desc="pretrain", disable=None) as bar:
 
-        def show(_epoch: int, step: int, _loss: float) -> None:
-            bar.update(step == problem.steps)
+        def show(_epoch: int, _step: int, _loss: float) -> None:
+            bar.update()
 
-        return model, fit(model, problem, spec, progress=show)
+        return fit_pixel_classifier(
+            columns, labels, layers, manifest.classes, head, spec, frame, held_out=out, weights=weights, progress=show
+        )
 
 
 def _columns(
-    samples: SampleSet, sampled_layers: Sequence[LayerInfo], layers: Sequence[LayerInfo], model: PixelMLP
+    samples: SampleSet, sampled_layers: Sequence[LayerInfo], layers: Sequence[LayerInfo], head: HeadSpec, frame: Frame
 ) -> torch.Tensor:
     columns = torch.from_numpy(samples.features.read())
     points = torch.from_numpy(samples.points_xy)
@@ -137,9 +112,9 @@ def _columns(
         parts = torch.split(columns, [layer.channels for layer in sampled_layers], dim=1)
         chosen = [part for part, layer in zip(parts, sampled_layers, strict=True) if layer in layers]
         columns = torch.cat(chosen, dim=1) if chosen else columns[:, :0]
-    if not model.spec.coordinates:
+    if not head.coordinates:
         return columns
-    return torch.cat([columns, coordinate_columns(points, model.frame.canvas_hw).to(columns.dtype)], dim=1)
+    return torch.cat([columns, coordinate_columns(points, frame.canvas_hw).to(columns.dtype)], dim=1)
 
 
 def _held_out(job: Job, manifest: Manifest, image_row: np.ndarray) -> np.ndarray:
@@ -148,15 +123,3 @@ def _held_out(job: Job, manifest: Manifest, image_row: np.ndarray) -> np.ndarray
     # A data set so small that one side would be empty is trained on whole.
     sides = sides if 0 < sides.sum() < len(sides) else np.zeros(len(sides), bool)
     return np.asarray(sides[image_row])
-
-
-def _statistics(columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation per channel, accumulated in double precision."""
-    total = torch.zeros(columns.shape[1], dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for chunk in torch.split(columns, _STATISTICS_CHUNK):
-        total += chunk.double().sum(0)
-    mean = total / len(columns)
-    for chunk in torch.split(columns, _STATISTICS_CHUNK):
-        squares += (chunk.double() - mean).square().sum(0)
-    return mean.float(), (squares / len(columns)).sqrt().float()

@@ -118,7 +118,7 @@ def gather(
             confidence=spec.evaluate.confidence,
             model=_TITLES["model"] if spec.train.epochs else _TITLES["sparse, priors restored"],
         ),
-        rows=tuple(_row(name, values) for name, values in scores.items()),
+        rows=tuple(_row(name, scores[name]) for name in _TITLES if name in scores),
         class_names=manifest.class_names,
         palette=manifest.palette_array,
         confusion=matrices["model"].sum(axis=0),
@@ -131,7 +131,7 @@ def gather(
         store=_store_facts(job, extracted),
         timings=tuple(Timing(name, stage.seconds, not stage.cached) for name, stage in stages.items()),
         savings=_savings(spec, extracted, trained),
-        certificate=pretrained.certificate,
+        certificate=trained.certificate,
         specs=spec.model_dump(mode="json"),
         provenance=provenance(spec) | {"store key": extracted.key, "model key": trained.key},
         warnings=_warnings(manifest),
@@ -161,12 +161,12 @@ def _comparisons(spec: ExperimentSpec, manifest: Manifest, matrices: dict[str, N
     if not spec.evaluate.bootstrap:
         return ()
     found = []
-    for name, values in matrices.items():
-        if name == "model":
+    for name in _TITLES:
+        if name == "model" or name not in matrices:
             continue
         paired = paired_bootstrap(
             matrices["model"],
-            values,
+            matrices[name],
             manifest.class_names,
             resamples=spec.evaluate.bootstrap,
             confidence=spec.evaluate.confidence,
@@ -217,7 +217,8 @@ def _panels(
             if predictions[index].shape != truth.shape:
                 continue
             panels.append(Panel(entry.image_id, manifest.image(entry), truth, predictions[index], mean_iu(matrices[index])))
-        found.append(PanelGroup(title, tuple(panels)))
+        if panels:
+            found.append(PanelGroup(title, tuple(panels)))
     return tuple(found)
 
 

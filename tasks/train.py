@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from hypercolumns.heads import PixelConv, PixelMLP, convert
+from hypercolumns.certificate import certify
+from hypercolumns.heads import PixelConv, convert
 from hypercolumns.problems import DenseProblem, class_weights
 from hypercolumns.sampling import held_out
-from hypercolumns.sources import LayerSubset
+from hypercolumns.sources import LayerSubset, MapSource
 from hypercolumns.training import History, fit
 from storage.canonical import digest
 from storage.models import model_exists, read_description
-from tasks.classifiers import FolderCheckpoints, ModelCard, load_classifier, save_classifier, torch_dtype
+from tasks.classifiers import FolderCheckpoints, ModelCard, load_sparse, save_classifier, torch_dtype
 from tasks.jobs import Job, Prepared, Pretrained, Trained
 from tasks.manifests import Entry, Manifest, load_manifest
 from tasks.stores import open_source
@@ -45,29 +46,38 @@ def train_dense(job: Job, prepared: Prepared, pretrained: Pretrained) -> Trained
             "train": job.spec.train.model_dump(mode="json"),
             "views": list(job.spec.store.views),
             "images": manifest.content_key(split, labels=True),
+            "groups": manifest.groups(split) if job.spec.train.patience else None,
         }
     )
     cached = model_exists(job.places.models, key)
     if not cached:
-        mlp, sparse_card = load_classifier(PixelMLP, pretrained.path)
+        mlp, sparse_card = load_sparse(pretrained.path, job.spec.head)
+        source = LayerSubset(open_source(job, manifest, split), [layer.name for layer in mlp.layers])
+        certificate = certify(mlp, source, [(0, "identity")]).to_json()
         model = convert(mlp, torch_dtype(job.spec.train.precision))
-        history = _fit(job, manifest, model, key)
+        history = _fit(job, manifest, model, source, key)
         keys = {**sparse_card.keys, "sparse": pretrained.key}
-        card = ModelCard.describe(job.spec, manifest, model, keys, history.to_json(), sparse_card.certificate)
+        card = ModelCard.describe(job.spec, manifest, model, keys, history.to_json(), certificate)
         save_classifier(job.places.models, key, model, card)
         shutil.rmtree(job.places.checkpoints / key, ignore_errors=True)
     path = job.places.models / key
-    history_json = ModelCard.model_validate(read_description(path)).history
-    return Trained(key=key, path=path, cached=cached, seconds=time.perf_counter() - start, history=history_json)
+    kept = ModelCard.model_validate(read_description(path))
+    return Trained(
+        key=key,
+        path=path,
+        cached=cached,
+        seconds=time.perf_counter() - start,
+        certificate=kept.certificate or {},
+        history=kept.history,
+    )
 
 
-def _fit(job: Job, manifest: Manifest, model: PixelConv, key: str) -> History:
+def _fit(job: Job, manifest: Manifest, model: PixelConv, source: MapSource, key: str) -> History:
     spec = job.spec.train
     if spec.epochs == 0:
         return History()
     split = job.spec.dataset.train_split
     entries = manifest.splits[split]
-    source = LayerSubset(open_source(job, manifest, split), [layer.name for layer in model.layers])
     kept_out = [bool(spec.patience) and held_out(e.image_sha256, spec.holdout, e.group) for e in entries]
     if all(kept_out):
         kept_out = [False] * len(entries)
@@ -77,7 +87,7 @@ def _fit(job: Job, manifest: Manifest, model: PixelConv, key: str) -> History:
         [i for i, out in enumerate(kept_out) if out],
         _label_loader(job, manifest, entries),
         job.spec.store.views,
-        class_weights(manifest.histograms(split), spec.class_weighting),
+        class_weights(manifest.histograms(split, job.spec), spec.class_weighting),
         spec,
         [entry.image_id for entry in entries],
     )

@@ -4,8 +4,8 @@
 point without ever building a hypercolumn: the first linear layer runs at each map's native resolution and only its few
 outputs are upsampled and summed (classify, then upsample). Equality of the two is certified by `hypercolumns.certificate`.
 
-Dense training may widen the converted classifier with 3x3 kernels on the coarse maps; they start at zero, so that conversion
-stays exact.
+Dense training may widen the converted classifier by context on the coarse maps (`hypercolumns.heads.context`); it starts at
+zero, so that conversion stays exact.
 
 Source: Hariharan et al., CVPR 2015, sec. 3.3 (linear classifiers commute with upsampling); Bansal et al., "PixelNet", 2017
 (an MLP on sparsely sampled hypercolumns).
@@ -25,6 +25,7 @@ from hypercolumns.backbones import LayerInfo
 from hypercolumns.columns import Frame, coordinate_columns, coordinate_grid, resample
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import grid_hw
+from hypercolumns.heads.context import NeighbourContext, PooledContext
 from hypercolumns.specs import HeadSpec
 
 __all__ = ["PixelConv", "PixelMLP", "convert"]
@@ -94,7 +95,7 @@ class PixelConv(_Classifier):
     Args:
         layers: The maps' layers, shallow to deep.
         classes: Number of classes.
-        spec: Hidden units, coordinates, and whether coarse maps get 3x3 kernels.
+        spec: Hidden units, coordinates, and what dense training may add on coarse maps.
         frame: Canvas and alignment.
         dtype: Arithmetic of the products (``torch.bfloat16`` is several times faster on recent CPUs and GPUs).
     """
@@ -112,8 +113,9 @@ class PixelConv(_Classifier):
         self._groups = _group_by_map(self.layers)
         self.context = nn.ModuleDict()
         for name, members in self._groups.items():
-            if spec.context == "kernel3" and _is_coarse(self.layers[members[0]], frame):
-                self.context[name] = _zero_kernel(sum(self.layers[m].channels for m in members), self.first.out_features)
+            if spec.context != "none" and _is_coarse(self.layers[members[0]], frame):
+                kind = NeighbourContext if spec.context == "kernel3" else PooledContext
+                self.context[name] = kind(sum(self.layers[m].channels for m in members), self.first.out_features)
 
     def forward(self, maps: Sequence[Float[Tensor, "b _ _ _"]], stride_px: int | None = None) -> Float[Tensor, "b k y x"]:
         """Return logits at the grid points s·(j+½).
@@ -134,7 +136,7 @@ class PixelConv(_Classifier):
     def forward_stacked(self, hypercolumns: Float[Tensor, "b y x d"]) -> Float[Tensor, "b k y x"]:
         """Return logits of explicit hypercolumns (with coordinates, if any) by plain 1x1 convolutions: the reference form."""
         if self.context:
-            raise GeometryError("3x3 kernels have no form on single hypercolumns: expected context none")
+            raise GeometryError(f"expected context none: {self.spec.context} has no form on single hypercolumns")
         weight, bias = self.folded()
         hidden = F.conv2d(hypercolumns.permute(0, 3, 1, 2), weight[..., None, None], bias)
         return self._after_first(hidden.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -167,21 +169,15 @@ class PixelConv(_Classifier):
             return F.linear(resample(values, layer, self.frame, stride), weight)
         response = F.linear(values, weight)
         if name in self.context:
-            response = response + self._neighbourhood(name, values)
+            response = response + self.context[name](self._standardised(name, values))
         return resample(response, layer, self.frame, stride)
 
-    def _neighbourhood(self, name: str, values: Tensor) -> Tensor:
-        # Standardised first, so that the zero padding at the border stands for the mean activation.
-        positions = self._positions(name)
-        standard = (values - self.mean[positions].to(values)) / self.std[positions].to(values)
-        kernel = self.context[name].get_parameter("weight").to(values.dtype)
-        return F.conv2d(standard.permute(0, 3, 1, 2), kernel, padding=1).permute(0, 2, 3, 1)
-
-    def _positions(self, name: str) -> Tensor:
-        starts = [0]
-        for layer in self.layers:
-            starts.append(starts[-1] + layer.channels)
-        return torch.cat([torch.arange(starts[m], starts[m + 1]) for m in self._groups[name]])
+    def _standardised(self, name: str, values: Tensor) -> Tensor:
+        members = self._groups[name]
+        # Members of a group are neighbours, so their channels are one slice of the hypercolumn.
+        start = sum(layer.channels for layer in self.layers[: members[0]])
+        mean, std = (buffer[start : start + values.shape[-1]].to(values) for buffer in (self.mean, self.std))
+        return (values - mean) / std
 
 
 def convert(mlp: PixelMLP, dtype: torch.dtype = torch.float32) -> PixelConv:
@@ -206,12 +202,6 @@ def _group_by_map(layers: Sequence[LayerInfo]) -> dict[str, list[int]]:
 
 
 def _is_coarse(layer: LayerInfo, frame: Frame) -> bool:
-    """Whether a map is coarse enough that 3x3 kernels on it are cheap: at least 16 pixels a cell, and more than one cell."""
+    """Say whether a map is coarse enough for context to be cheap: at least 16 pixels a cell, and more than one cell."""
     cells = layer.map_hw[0] * layer.map_hw[1]
     return cells > 1 and frame.canvas_hw[0] * frame.canvas_hw[1] >= 15 * 15 * cells
-
-
-def _zero_kernel(channels: int, outputs: int) -> nn.Conv2d:
-    kernel = nn.Conv2d(channels, outputs, 3, padding=1, bias=False)
-    nn.init.zeros_(kernel.weight)
-    return kernel

@@ -1,0 +1,65 @@
+"""What dense training may add to a converted classifier: a look around each cell of the coarse maps.
+
+Every addition starts at zero, so that conversion stays exact, and works on standardised maps at their native resolution, where
+it is cheap. It adds to the first layer's response before that is upsampled.
+
+Source: pooled context follows Zhao et al., "Pyramid scene parsing network", CVPR 2017, sec. 3.2, with sliding windows and the
+global mean in place of fixed bins.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["NeighbourContext", "PooledContext"]
+
+_WINDOWS = (5, 11)
+"""Sides of the sliding windows in cells; the mean over the whole map comes beside them."""
+
+
+class NeighbourContext(nn.Module):
+    """A 3x3 kernel on a map.
+
+    Args:
+        channels: Channels of the map.
+        outputs: Channels of the response.
+    """
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.kernel = nn.Conv2d(channels, outputs, 3, padding=1, bias=False)
+        nn.init.zeros_(self.kernel.weight)
+
+    def forward(self, values: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w k"]:
+        """Return the response of a standardised map: zero padding at its border stands for the mean activation."""
+        response = F.conv2d(values.permute(0, 3, 1, 2), self.kernel.weight.to(values.dtype), padding=1)
+        return response.permute(0, 2, 3, 1)
+
+
+class PooledContext(nn.Module):
+    """A linear layer on means over windows around each cell, and over the whole map.
+
+    Args:
+        channels: Channels of the map.
+        outputs: Channels of the response.
+    """
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels * (len(_WINDOWS) + 1), outputs, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, values: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w k"]:
+        """Return the response of a standardised map; windows are cut off at its border."""
+        maps = values.permute(0, 3, 1, 2)
+        pooled = [_window_mean(maps, side) for side in _WINDOWS] + [maps.mean((2, 3), keepdim=True).expand_as(maps)]
+        return F.linear(torch.cat(pooled, dim=1).permute(0, 2, 3, 1), self.linear.weight.to(values.dtype))
+
+
+def _window_mean(maps: Tensor, side: int) -> Tensor:
+    # Rows, then columns: the same mean as over the square, for 2·side additions a cell.
+    rows = F.avg_pool2d(maps, (side, 1), 1, (side // 2, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, side), 1, (0, side // 2), count_include_pad=False)

@@ -127,7 +127,7 @@ def normalise(
 def flip_view(image: np.ndarray, view: str) -> np.ndarray:
     """Show an image or mask (H, W, ...) in a view: ``identity`` as it is, ``hflip`` mirrored left to right (a copy).
 
-    Mirror before fitting: an odd padding is not symmetric, while the placement depends on the image's size alone.
+    Views are taken of fitted canvases, for images and labels alike: so an odd padding is mirrored with what it surrounds.
 
     Raises:
         GeometryError: there is no such view.

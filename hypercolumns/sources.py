@@ -22,7 +22,7 @@ from hypercolumns.canvas import flip_view, normalise
 from hypercolumns.columns import Frame
 from hypercolumns.errors import LayerNotFoundError
 
-__all__ = ["BackboneSource", "Item", "LayerSubset", "MapSource", "PixelSource"]
+__all__ = ["BackboneSource", "CanvasLoader", "Item", "MapSource", "PixelSource", "select_layers"]
 
 Item = tuple[int, str]
 """An image's number in the source, and the view of it (identity or hflip)."""
@@ -53,6 +53,14 @@ class MapSource(Protocol):
         """Return the hypercolumns of one image at canvas positions (n, 2), in float32."""
         ...
 
+    def select(self, names: Sequence[str]) -> MapSource:
+        """Return a source of some of the layers, which alone are read.
+
+        Raises:
+            LayerNotFoundError: there is no such layer.
+        """
+        ...
+
 
 class BackboneSource:
     """Maps recomputed by the backbone whenever they are asked for."""
@@ -77,6 +85,10 @@ class BackboneSource:
         """Return the hypercolumns of one image at canvas positions."""
         return columns.gather([values[0] for values in self.maps([item])], points_xy, self.layers, frame)
 
+    def select(self, names: Sequence[str]) -> BackboneSource:
+        """Return a source of some of the layers; nothing above the last of them is computed."""
+        return BackboneSource(self._backbone, self._load, [layer.name for layer in select_layers(self.layers, names)])
+
 
 class PixelSource:
     """The image itself as a layer of three channels at full resolution: the raw RGB baseline."""
@@ -95,26 +107,11 @@ class PixelSource:
         """Return the colours of one image at canvas positions."""
         return columns.gather([values[0] for values in self.maps([item])], points_xy, self.layers, frame)
 
-
-class LayerSubset:
-    """Some of another source's layers, which alone are read."""
-
-    def __init__(self, source: MapSource, names: Sequence[str]) -> None:
-        self._source = source
-        self.layers = select_layers(source.layers, names)
-        self.canvas_hw = source.canvas_hw
-        self._positions = [source.layers.index(layer) for layer in self.layers]
-
-    def maps(self, items: Sequence[Item]) -> list[Tensor]:
-        """Return one map per chosen layer."""
-        maps = self._source.maps(items)
-        return [maps[position] for position in self._positions]
-
-    def gather(self, item: Item, points_xy: Float[Tensor, "n 2"], frame: Frame) -> Float[Tensor, "n d"]:
-        """Return the chosen layers' part of the hypercolumns."""
-        columns = self._source.gather(item, points_xy, frame)
-        parts = torch.split(columns, [layer.channels for layer in self._source.layers], dim=1)
-        return torch.cat([columns[:, :0], *(parts[position] for position in self._positions)], dim=1)
+    def select(self, names: Sequence[str]) -> PixelSource:
+        """Return this source: it has one layer."""
+        if select_layers(self.layers, names) != self.layers:
+            raise LayerNotFoundError(f"expected the one layer rgb, got {list(names)}")
+        return self
 
 
 def select_layers(layers: Sequence[LayerInfo], names: Sequence[str] | None) -> tuple[LayerInfo, ...]:

@@ -20,7 +20,7 @@ from hypercolumns.metrics.bootstrap import bootstrap_intervals
 from hypercolumns.metrics.segmentation import confusion_matrix, expected_prior_matrix, majority_matrix, score
 from hypercolumns.prediction import canvas_scores
 from hypercolumns.problems import mean_iu
-from hypercolumns.sources import LayerSubset, MapSource
+from hypercolumns.sources import MapSource
 from hypercolumns.specs import ExperimentSpec
 from storage.canonical import digest
 from storage.errors import AlreadyPublishedError
@@ -120,7 +120,7 @@ class _Judge:
     def matrices(self, name: str, model: PixelConv, source: MapSource, *, keep: bool = False) -> NDArray[np.int64]:
         """Return one confusion matrix an image (n, C, C); `keep` the predictions for the panels."""
         found = []
-        reader = LayerSubset(source, [layer.name for layer in model.layers])
+        reader = source.select([layer.name for layer in model.layers])
         for index, entry in enumerate(tqdm(self.entries, unit="img", desc=f"evaluate {name}", disable=None)):
             truth, predicted = self._compare(model, reader, index, entry)
             found.append(confusion_matrix(truth, predicted, self.manifest.classes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from hypercolumns.backbones import Backbone, LayerInfo, build_backbone
 from hypercolumns.columns import Frame, point_taps, weigh
-from hypercolumns.sources import CanvasLoader, Item
+from hypercolumns.sources import CanvasLoader, Item, select_layers
 from hypercolumns.specs import BackboneSpec, ExperimentSpec, Precision, StoreSpec
 from storage.features import FeatureStore
 from storage.reading import MapReader
@@ -125,7 +126,13 @@ class StoreSource:
         for layer in self.layers:
             cells, weights = point_taps(points_xy, layer, frame)
             columns.append(weigh(_tensor(self._reader.read_cells(layer.name, row, cells.reshape(-1).numpy())), weights))
-        return torch.cat(columns, dim=1)
+        return torch.cat([torch.empty(len(points_xy), 0), *columns], dim=1)
+
+    def select(self, names: Sequence[str]) -> StoreSource:
+        """Return a source of some of the layers, which alone are read."""
+        chosen = copy.copy(self)
+        chosen.layers = select_layers(self.layers, names)
+        return chosen
 
 
 def _tensor(values: np.ndarray) -> Tensor:

@@ -16,7 +16,7 @@ from hypercolumns.certificate import certify
 from hypercolumns.heads import PixelConv, convert
 from hypercolumns.problems import DenseProblem, class_weights
 from hypercolumns.sampling import held_out
-from hypercolumns.sources import LayerSubset, MapSource
+from hypercolumns.sources import MapSource
 from hypercolumns.training import History, fit
 from storage.canonical import digest
 from storage.models import model_exists, read_description
@@ -52,7 +52,7 @@ def train_dense(job: Job, prepared: Prepared, pretrained: Pretrained) -> Trained
     cached = model_exists(job.places.models, key)
     if not cached:
         mlp, sparse_card = load_sparse(pretrained.path, job.spec.head)
-        source = LayerSubset(open_source(job, manifest, split), [layer.name for layer in mlp.layers])
+        source = open_source(job, manifest, split).select([layer.name for layer in mlp.layers])
         certificate = certify(mlp, source, [(0, "identity")]).to_json()
         model = convert(mlp, torch_dtype(job.spec.train.precision))
         history = _fit(job, manifest, model, source, key)

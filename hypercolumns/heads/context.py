@@ -49,14 +49,20 @@ class PooledContext(nn.Module):
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(channels * (len(_WINDOWS) + 1), outputs, bias=False)
-        nn.init.zeros_(self.linear.weight)
+        self.windows = nn.Linear(channels, outputs * len(_WINDOWS), bias=False)
+        self.whole = nn.Linear(channels, outputs, bias=False)
+        nn.init.zeros_(self.windows.weight)
+        nn.init.zeros_(self.whole.weight)
 
     def forward(self, values: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w k"]:
         """Return the response of a standardised map; windows are cut off at its border."""
-        maps = values.permute(0, 3, 1, 2)
-        pooled = [_window_mean(maps, side) for side in _WINDOWS] + [maps.mean((2, 3), keepdim=True).expand_as(maps)]
-        return F.linear(torch.cat(pooled, dim=1).permute(0, 2, 3, 1), self.linear.weight.to(values.dtype))
+        # A linear layer and a mean commute: its few outputs are pooled, not the map's many channels.
+        responses = F.linear(values, self.windows.weight.to(values.dtype)).permute(0, 3, 1, 2)
+        pooled = [
+            _window_mean(part, side) for part, side in zip(torch.chunk(responses, len(_WINDOWS), 1), _WINDOWS, strict=True)
+        ]
+        whole = F.linear(values.mean((1, 2), keepdim=True), self.whole.weight.to(values.dtype))
+        return torch.stack(pooled).sum(0).permute(0, 2, 3, 1) + whole
 
 
 def _window_mean(maps: Tensor, side: int) -> Tensor:

@@ -1,0 +1,163 @@
+"""The extraction pipeline: the right maps in the right order, errors that surface, and batches that do not fit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from hypercolumns.backbones import Backbone, build_backbone
+from hypercolumns.errors import ImageError
+from hypercolumns.extraction import extract_maps
+from hypercolumns.specs import BackboneSpec
+
+CANVAS = (64, 48)
+LAYERS = ["features.1", "features.12.cat"]
+ITEMS = [(index, view) for view in ("identity", "hflip") for index in range(5)]
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return build_backbone(BackboneSpec(weights="random:3", layers=(LAYERS[0], "features.4.cat", LAYERS[1])), CANVAS)
+
+
+def load(index: int) -> np.ndarray:
+    return np.random.default_rng(index).integers(0, 256, (*CANVAS, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def direct(backbone) -> dict[tuple[int, str], dict[str, np.ndarray]]:
+    """The maps of every item, computed alone and without any of the pipeline's parts."""
+    found = {}
+    for index, view in ITEMS:
+        canvas = load(index)[:, ::-1] if view == "hflip" else load(index)
+        values = (canvas / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+        maps = backbone(torch.from_numpy(values.transpose(2, 0, 1)[None]).float())
+        found[index, view] = {name: value[0].permute(1, 2, 0).numpy() for name, value in maps.items()}
+    return found
+
+
+def check(found, direct, items, atol=1e-4):
+    position = 0
+    for first, maps in found:
+        assert first == position, "in order, without gaps"
+        assert list(maps) == LAYERS
+        for name, values in maps.items():
+            assert values.flags.c_contiguous
+            for offset, value in enumerate(values):
+                np.testing.assert_allclose(value.astype(float), direct[items[position + offset]][name], rtol=1e-3, atol=atol)
+        position += len(maps[LAYERS[0]])
+    assert position == len(items)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 10, 64])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_maps_come_in_order_and_are_the_backbone_s_for_every_batch_size(backbone, direct, batch, threads):
+    found = list(extract_maps(backbone, load, ITEMS, LAYERS, batch_images=batch, decode_threads=threads))
+    assert all(values.dtype == np.float32 for _, maps in found for values in maps.values())
+    assert len(found) == -(-len(ITEMS) // batch)
+    check(found, direct, ITEMS)
+
+
+def test_half_precision_is_the_rounded_map(backbone, direct):
+    found = list(extract_maps(backbone, load, ITEMS, LAYERS, dtype=torch.float16))
+    assert all(values.dtype == np.float16 for _, maps in found for values in maps.values())
+    check(found, direct, ITEMS, atol=5e-3)
+
+
+def test_items_may_come_in_any_order_and_more_than_once(backbone, direct):
+    items = [ITEMS[number] for number in (7, 7, 0, 3)]
+    check(extract_maps(backbone, load, items, LAYERS, batch_images=3), direct, items)
+
+
+def test_nothing_to_extract_is_nothing(backbone):
+    assert list(extract_maps(backbone, load, [], LAYERS)) == []
+
+
+@pytest.mark.parametrize("bad", [0, 4])
+def test_an_image_that_cannot_be_decoded_stops_with_its_error_after_the_batches_before_it(backbone, bad):
+    def load_or_fail(index: int) -> np.ndarray:
+        if index == bad:
+            raise ImageError("cat.jpg", "truncated", "fetch it again")
+        return load(index)
+
+    found: list[int] = []
+
+    def collect() -> None:
+        for first, maps in extract_maps(backbone, load_or_fail, ITEMS[:5], LAYERS, batch_images=2):
+            found.extend(range(first, first + len(maps[LAYERS[0]])))
+
+    with pytest.raises(ImageError, match=r"cat\.jpg: truncated"):
+        collect()
+    assert found == list(range(bad - bad % 2))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_only_a_few_batches_are_decoded_ahead_and_a_reader_who_leaves_stops_it(backbone):
+    loaded = []
+
+    def load_and_tell(index: int) -> np.ndarray:
+        loaded.append(index)
+        return load(0)
+
+    maps = extract_maps(backbone, load_and_tell, [(index, "identity") for index in range(40)], LAYERS, batch_images=2)
+    next(maps)
+    maps.close()
+    assert max(loaded) < 8
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+class SmallAccelerator:
+    """A backbone on a device whose memory holds only so many images at once."""
+
+    def __init__(self, backbone: Backbone, capacity: int) -> None:
+        self.backbone, self.capacity, self.tried = backbone, capacity, []
+
+    @property
+    def spec(self) -> BackboneSpec:
+        return self.backbone.spec
+
+    def forward(self, images: torch.Tensor, layers: Sequence[str]) -> dict[str, torch.Tensor]:
+        self.tried.append(len(images))
+        if len(images) > self.capacity:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return self.backbone(images, layers)
+
+
+@pytest.fixture
+def accelerator(backbone, monkeypatch):
+    def make(capacity: int):
+        small = SmallAccelerator(backbone, capacity)
+        double = Backbone.__new__(Backbone)
+        double.__dict__.update(backbone.__dict__)
+        plain = Backbone.__call__
+
+        def call(self, images, layers=None):
+            return small.forward(images, layers) if self is double else plain(self, images, layers)
+
+        monkeypatch.setattr(Backbone, "__call__", call)
+        return small, double
+
+    return make
+
+
+@pytest.mark.parametrize(("capacity", "batch"), [(1, 8), (2, 8), (3, 7), (5, 10)])
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(accelerator, direct, capacity, batch):
+    _, double = accelerator(capacity)
+    check(extract_maps(double, load, ITEMS, LAYERS, batch_images=batch), direct, ITEMS)
+
+
+def test_what_was_learned_about_the_memory_is_kept_for_the_next_batch(accelerator, direct):
+    small, double = accelerator(2)
+    list(extract_maps(double, load, ITEMS, LAYERS, batch_images=4))
+    assert small.tried == [4, 2, 2, 2, 2, 2]
+
+
+def test_a_single_image_that_does_not_fit_is_the_end(accelerator):
+    small, double = accelerator(0)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        list(extract_maps(double, load, ITEMS, LAYERS, batch_images=4))
+    assert small.tried == [4, 2, 1]

@@ -40,6 +40,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "loss: cross entropy alone": ("train.dice=0",),
     "coordinates added": ("head.coordinates=true",),
     "alignment: resize": ("head.alignment=resize",),
+    "context: none": ("head.context=none",),
     "context: 3x3 kernels on coarse maps": ("head.context=kernel3",),
     "sparse pretraining: none": ("pretrain.epochs=0",),
 }

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hypercolumns.columns import stack
+from hypercolumns.columns import gather, stack
 from hypercolumns.errors import TrainingError
 from hypercolumns.geometry import grid_positions
 from hypercolumns.heads.pixel import PixelMLP, convert
@@ -27,7 +27,7 @@ __all__ = ["TOLERANCE", "Certificate", "certify"]
 TOLERANCE = 1e-5
 """Largest max|a-b| / max|b| that counts as equal; `F.interpolate` itself is this far off at activations around 140."""
 
-_CHUNK_POINTS = 4096
+_CHUNK_POINTS = 512
 _STACK_BYTES = 1.5e9
 
 
@@ -84,7 +84,7 @@ def certify(mlp: PixelMLP, source: MapSource, items: Sequence[Item]) -> Certific
     stack_fits = _stack_bytes(mlp) <= _STACK_BYTES
     for item in items:
         maps = source.maps([item])
-        reference, sparse = _pointwise(mlp, double, source, item)
+        reference, sparse = _pointwise(mlp, double, maps)
         factorised = _flat(conv(maps, stride_px=1))
         strided = F.interpolate(conv(maps), size=mlp.frame.canvas_hw, mode="bilinear", align_corners=False)
         candidates = {"sparse": sparse, "factorised": factorised}
@@ -118,11 +118,11 @@ def _relative_difference(value: Tensor, reference: Tensor) -> float:
     return difference / largest if largest else difference
 
 
-def _pointwise(mlp: PixelMLP, double: PixelMLP, source: MapSource, item: Item) -> tuple[Tensor, Tensor]:
+def _pointwise(mlp: PixelMLP, double: PixelMLP, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return the logits of every pixel, row by row, in double and in single precision."""
     reference, single = [], []
     for points in _pixel_centres(mlp.frame.canvas_hw):
-        columns = mlp.with_coordinates(source.gather(item, points, mlp.frame), points)
+        columns = mlp.with_coordinates(gather([values[0] for values in maps], points, mlp.layers, mlp.frame), points)
         reference.append(double(columns))
         single.append(mlp(columns))
     return torch.cat(reference), torch.cat(single)

@@ -119,7 +119,8 @@ class SparseProblem:
 
     def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
         """Return the weighted cross entropy of a batch."""
-        logits = model(self._columns[batch].float())
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._spec.precision == "bfloat16"):
+            logits = model(self._columns[batch].float()).float()
         return F.cross_entropy(logits, self._labels[batch], self._weights, label_smoothing=self._spec.label_smoothing)
 
     def describe(self, batch: Tensor) -> str:

@@ -28,9 +28,9 @@ def canonical_bytes(value: Any) -> bytes:
     """
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise FormatError(f"expected a JSON value to make a key of, got {value!r}: {error}") from error
-    return text.encode("utf-8")
+        return text.encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FormatError(f"expected a JSON value to make a key of, got {type(value).__name__}: {error}") from error
 
 
 def digest(value: Any, digits: int = KEY_DIGITS) -> str:
@@ -52,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: expected a JSON object, got bytes that do not parse ({error})") from error
     if not isinstance(value, Mapping):
         raise FormatError(f"{path}: expected a JSON object, got {type(value).__name__}")

@@ -52,13 +52,14 @@ def extract_features(job: Job, prepared: Prepared) -> Extracted:
                 continue
             _fill(claim, work, manifest, job, bar.update, writing)
             computed += len(claim.row_keys)
+    weights = store.du()["layers"]
     return Extracted(
         key=store.key,
         path=store.path,
         cached=computed == 0,
         seconds=time.perf_counter() - start,
         cache={name: CacheCount(hits=hit, misses=len(work.keys) - hit) for name, hit in hits.items()},
-        layer_bytes={name: store.du()["layers"][name] for name in names},
+        layer_bytes={name: weights[name] for name in names},
         split_images=prepared.images,
         images_computed=computed,
     )

@@ -25,7 +25,7 @@ from hypercolumns.prediction import segment
 from hypercolumns.sources import BackboneSource
 from storage.errors import StorageError
 from storage.publish import replace_bytes
-from storage.runs import read_run
+from storage.runs import list_runs
 from storage.workspace import Workspace
 from tasks.classifiers import ModelCard, load_classifier, torch_dtype
 
@@ -75,15 +75,13 @@ def find_model(workspace: Path, run_id: str) -> Path:
         StorageError: there is no such run, or it trained no model.
     """
     places = Workspace(workspace)
-    if run_id == "latest":
-        candidates = sorted((p for p in places.runs.iterdir() if p.is_dir()), key=lambda p: p.name, reverse=True)
-    else:
-        candidates = [places.runs / run_id] if (places.runs / run_id).is_dir() else []
-    for folder in candidates:
-        key = read_run(folder).keys.get("train")
-        if key is not None:
+    # By listing, not by path: a name can then lead nowhere else, and a broken record of another run is passed over.
+    views = list_runs(places.runs)
+    for view in views:
+        key = view.keys.get("train")
+        if key is not None and run_id in {"latest", view.run_id}:
             return places.models / str(key)
-    known = ", ".join(sorted(p.name for p in places.runs.iterdir())[-5:]) or "none"
+    known = ", ".join(view.run_id for view in views[:5]) or "none"
     raise StorageError(f"expected a run in {places.runs} that trained a model, got {run_id!r}; the last runs: {known}")
 
 

@@ -89,17 +89,24 @@ def _exit_code(error: Exception) -> int | None:
 
 @contextlib.contextmanager
 def quiet_prefect() -> Any:
-    """Keep Prefect from printing the traceback of an error that is about to be explained in one line."""
+    """Keep Prefect from printing, traceback and all, an error that is about to be explained in one line.
+
+    Only the terminal is spared: Prefect's own log, which its UI shows, keeps everything. Prefect must be imported before,
+    because that is when it makes the handlers of the terminal.
+    """
 
     def keep(record: logging.LogRecord) -> bool:
+        if not record.name.startswith("prefect."):
+            return True
         error = record.exc_info[1] if record.exc_info else None
-        return not (isinstance(error, Exception) and _exit_code(error) is not None)
+        explained = isinstance(error, Exception) and _exit_code(error) is not None
+        return not explained and not record.getMessage().startswith("Finished in state Failed(")
 
-    names = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine", "prefect.task_engine", "prefect.flow_engine")
-    for name in names:
-        logging.getLogger(name).addFilter(keep)
+    handlers = list(logging.getLogger().handlers)
+    for handler in handlers:
+        handler.addFilter(keep)
     try:
         yield
     finally:
-        for name in names:
-            logging.getLogger(name).removeFilter(keep)
+        for handler in handlers:
+            handler.removeFilter(keep)

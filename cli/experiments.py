@@ -115,8 +115,9 @@ def _run_flow(flow: str, config: Path | None, overrides: list[str], workspace: P
     configure_prefect(Workspace(root).prefect_home)
     from importlib import import_module
 
+    run = getattr(import_module(f"flows.{flow}"), flow)
     with quiet_prefect():
-        result = getattr(import_module(f"flows.{flow}"), flow)(config=spec, workspace=root)
+        result = run(config=spec, workspace=root)
     value = result.model_dump(mode="json")
     emit(value, as_json, _summary(value))
 

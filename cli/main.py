@@ -8,6 +8,7 @@ from cli.experiments import register_experiments
 from cli.figures import register_figures
 from cli.predictions import register_predictions
 from cli.runs import register_runs
+from cli.shadowing import refuse_foreign_packages
 from cli.stores import register_stores
 
 __all__ = ["app", "run"]
@@ -28,4 +29,5 @@ register_figures(app)
 
 def run() -> None:
     """Run the command line."""
+    refuse_foreign_packages()
     app()

@@ -1,4 +1,5 @@
 """Prefect flows: straight lines that read like the job.
 
-Tasks pass keys and paths; the store, not Prefect, decides what is a hit.
+Tasks pass keys and paths; the store, not Prefect, decides what is a hit. Results are not persisted. A flow that fails leaves
+its exception in Prefect's storage all the same, so that its serialiser is set: JSON, never pickle.
 """

@@ -16,7 +16,7 @@ from hypercolumns.specs import ExperimentSpec
 __all__ = ["evaluate_model"]
 
 
-@flow(name="evaluate-model", flow_run_name="{config.name}", persist_result=False)
+@flow(name="evaluate-model", flow_run_name="{config.name}", persist_result=False, result_serializer="json")
 def evaluate_model(config: ExperimentSpec = ExperimentSpec(), workspace: Path | None = None) -> FlowResult:  # noqa: B008
     """Score the model and its baselines by the experiment's protocol.
 

@@ -16,7 +16,7 @@ from hypercolumns.specs import ExperimentSpec
 __all__ = ["extract_features"]
 
 
-@flow(name="extract-features", flow_run_name="{config.name}", persist_result=False)
+@flow(name="extract-features", flow_run_name="{config.name}", persist_result=False, result_serializer="json")
 def extract_features(config: ExperimentSpec = ExperimentSpec(), workspace: Path | None = None) -> FlowResult:  # noqa: B008
     """Compute and store what the experiment's feature store lacks.
 

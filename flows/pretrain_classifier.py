@@ -16,7 +16,7 @@ from hypercolumns.specs import ExperimentSpec
 __all__ = ["pretrain_classifier"]
 
 
-@flow(name="pretrain-classifier", flow_run_name="{config.name}", persist_result=False)
+@flow(name="pretrain-classifier", flow_run_name="{config.name}", persist_result=False, result_serializer="json")
 def pretrain_classifier(config: ExperimentSpec = ExperimentSpec(), workspace: Path | None = None) -> FlowResult:  # noqa: B008
     """Train the small classifier on the sample set.
 

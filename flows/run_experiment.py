@@ -17,7 +17,7 @@ from hypercolumns.specs import ExperimentSpec
 __all__ = ["run_experiment"]
 
 
-@flow(name="run-experiment", flow_run_name="{config.name}", persist_result=False)
+@flow(name="run-experiment", flow_run_name="{config.name}", persist_result=False, result_serializer="json")
 def run_experiment(config: ExperimentSpec = ExperimentSpec(), workspace: Path | None = None) -> FlowResult:  # noqa: B008
     """Run an experiment: extract, sample, pretrain, convert, train densely, evaluate, report.
 

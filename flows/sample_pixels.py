@@ -16,7 +16,7 @@ from hypercolumns.specs import ExperimentSpec
 __all__ = ["sample_pixels"]
 
 
-@flow(name="sample-pixels", flow_run_name="{config.name}", persist_result=False)
+@flow(name="sample-pixels", flow_run_name="{config.name}", persist_result=False, result_serializer="json")
 def sample_pixels(config: ExperimentSpec = ExperimentSpec(), workspace: Path | None = None) -> FlowResult:  # noqa: B008
     """Draw the experiment's sparse pixels into a sample set.
 

@@ -16,7 +16,7 @@ from hypercolumns.specs import ExperimentSpec
 __all__ = ["train_dense"]
 
 
-@flow(name="train-dense", flow_run_name="{config.name}", persist_result=False)
+@flow(name="train-dense", flow_run_name="{config.name}", persist_result=False, result_serializer="json")
 def train_dense(config: ExperimentSpec = ExperimentSpec(), workspace: Path | None = None) -> FlowResult:  # noqa: B008
     """Train the converted classifier on every labelled pixel.
 

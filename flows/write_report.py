@@ -13,7 +13,7 @@ from hypercolumns.specs import ExperimentSpec
 __all__ = ["write_report"]
 
 
-@flow(name="write-report", flow_run_name="{config.name}", persist_result=False)
+@flow(name="write-report", flow_run_name="{config.name}", persist_result=False, result_serializer="json")
 def write_report(config: ExperimentSpec = ExperimentSpec(), workspace: Path | None = None) -> FlowResult:  # noqa: B008
     """Write the experiment's report.
 

@@ -25,14 +25,14 @@ from hypercolumns.specs import ExperimentSpec
 from storage.canonical import digest
 from storage.errors import AlreadyPublishedError
 from storage.models import load_model, model_exists, read_description, save_model
-from storage.samples import SampleSet
 from tasks.baselines import trained_baselines
 from tasks.classifiers import load_classifier, load_sparse, torch_dtype
 from tasks.jobs import Evaluated, Extracted, Job, Prepared, Pretrained, Sampled, Trained
 from tasks.manifests import Entry, Manifest, load_manifest
+from tasks.priors import prior_offset
 from tasks.stores import open_source
 
-__all__ = ["evaluate_model", "load_evaluation", "protocol_line", "restored_priors"]
+__all__ = ["evaluate_model", "load_evaluation", "protocol_line"]
 
 _COUNTED = ("majority", "prior")
 """Baselines that follow from the labels alone: nothing is trained."""
@@ -96,19 +96,6 @@ def protocol_line(spec: ExperimentSpec) -> str:
     return f"label resolution, void ignored, one confusion matrix over the split, absent classes excluded{flips}"
 
 
-def restored_priors(manifest: Manifest, spec: ExperimentSpec, samples: Path) -> torch.Tensor:
-    """Return log(true prior) - log(sample prior) per class; zero for a class that was never sampled or never labelled."""
-    pixels = manifest.histograms(spec.dataset.train_split, spec).sum(axis=0).astype(np.float64)
-    drawn = np.zeros(manifest.classes)
-    with SampleSet.open(samples) as opened:
-        for label, count in opened.class_counts().items():
-            drawn[label] = count
-    known = (pixels > 0) & (drawn > 0)
-    offset = np.zeros(manifest.classes)
-    offset[known] = np.log(pixels[known] / pixels.sum()) - np.log(drawn[known] / drawn.sum())
-    return torch.from_numpy(offset).float()
-
-
 class _Judge:
     """Scores classifiers on the val split, image by image."""
 
@@ -161,7 +148,7 @@ def _score_all(
     found = {"model": judge.matrices("model", model, source, keep=True)}
     mlp, _ = load_sparse(pretrained.path, spec.head)
     train_pixels = manifest.histograms(spec.dataset.train_split, spec).sum(axis=0)
-    offset = spec.evaluate.restore_priors * restored_priors(manifest, spec, sampled.path)
+    offset = prior_offset(spec, manifest, sampled.path)
     sparse = convert(mlp, dtype).eval()
     found["sparse, sample priors"] = judge.matrices("sparse", sparse, source)
     sparse.logit_offset.copy_(offset)

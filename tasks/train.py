@@ -23,6 +23,7 @@ from storage.models import model_exists, read_description
 from tasks.classifiers import FolderCheckpoints, ModelCard, load_sparse, save_classifier, torch_dtype
 from tasks.jobs import Job, Prepared, Pretrained, Trained
 from tasks.manifests import Entry, Manifest, load_manifest
+from tasks.priors import prior_offset
 from tasks.stores import open_source
 
 __all__ = ["train_dense"]
@@ -44,6 +45,8 @@ def train_dense(job: Job, prepared: Prepared, pretrained: Pretrained) -> Trained
             "sparse": pretrained.key,
             "head": job.spec.head.model_dump(mode="json"),
             "train": job.spec.train.model_dump(mode="json"),
+            # A dense classifier learns the true priors itself.
+            "restore_priors": None if job.spec.train.epochs else job.spec.evaluate.restore_priors,
             "views": list(job.spec.store.views),
             "images": manifest.content_key(split, labels=True),
             "groups": manifest.groups(split) if job.spec.train.patience else None,
@@ -55,6 +58,9 @@ def train_dense(job: Job, prepared: Prepared, pretrained: Pretrained) -> Trained
         source = open_source(job, manifest, split).select([layer.name for layer in mlp.layers])
         certificate = certify(mlp, source, [(0, "identity")]).to_json()
         model = convert(mlp, torch_dtype(job.spec.train.precision))
+        if job.spec.train.epochs == 0:
+            samples = job.places.samples / f"{sparse_card.keys['samples']}.h5"
+            model.logit_offset.copy_(prior_offset(job.spec, manifest, samples))
         history = _fit(job, manifest, model, source, key)
         keys = {**sparse_card.keys, "sparse": pretrained.key}
         card = ModelCard.describe(job.spec, manifest, model, keys, history.to_json(), certificate)

@@ -1,0 +1,103 @@
+"""`prefect.yaml` on a real server: seven deployments whose forms explain themselves, and a worker that runs one."""
+
+import sys
+import time
+
+import pytest
+import yaml
+
+from storage.runs import read_run
+from tests.pipeline_factory import REPOSITORY, started, tiny_spec
+
+FLOWS = (
+    *("run-experiment", "extract-features", "sample-pixels", "pretrain-classifier"),
+    *("train-dense", "evaluate-model", "write-report"),
+)
+POOL = "hypercolumns"
+
+
+@pytest.fixture(scope="module")
+def deployments(server):
+    """Deploy everything from the checkout, into a new work pool."""
+    server.post("work_pools/", name=POOL, type="process")
+    deployed = server.prefect("deploy", "--all")
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+    return {found["name"]: found for found in server.post("deployments/filter")}
+
+
+def test_every_flow_is_deployed_from_its_module_into_the_pool(deployments):
+    assert sorted(deployments) == sorted(FLOWS)
+    for name, found in deployments.items():
+        module = name.replace("-", "_")
+        assert found["entrypoint"] == f"flows.{module}.{module}"
+        assert found["work_pool_name"] == POOL
+        assert found["tags"] == ["hypercolumns"]
+        assert found["description"]
+        assert found["enforce_parameter_schema"] is True
+        assert found["global_concurrency_limit"]["limit"] == 1
+        assert found["schedules"] == []
+
+
+def test_the_file_itself_names_no_deployment_twice_and_sets_no_parameter_to_null():
+    content = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text(encoding="utf-8"))
+    names = [deployment["name"] for deployment in content["deployments"]]
+    assert sorted(names) == sorted(FLOWS)
+    assert all(value is not None for deployment in content["deployments"] for value in deployment.values())
+
+
+def test_the_forms_explain_every_parameter_and_know_choices_and_limits(deployments):
+    for name, found in deployments.items():
+        schema = found["parameter_openapi_schema"]
+        assert set(schema["properties"]) == {"config", "workspace"}, name
+        assert all(schema["properties"][parameter]["description"] for parameter in ("config", "workspace")), name
+        definitions = schema["definitions"]
+        unexplained = [
+            f"{section}.{field}"
+            for section, definition in definitions.items()
+            for field, value in definition.get("properties", {}).items()
+            if not value.get("description") and section != "ExperimentSpec"
+        ]
+        assert unexplained == [], name
+        assert definitions["DatasetSpec"]["properties"]["kind"]["enum"] == ["shapes", "voc", "folder"]
+        assert definitions["TrainSpec"]["properties"]["schedule"]["enum"] == ["constant", "cosine", "one_cycle"]
+        assert (
+            definitions["HeadSpec"]["properties"]["hidden"] | {"minimum": 0, "maximum": 8192}
+            == (definitions["HeadSpec"]["properties"]["hidden"])
+        )
+        assert definitions["HeadSpec"]["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("config", [{"head": {"hidden": -1}}, {"head": {"hiden": 3}}, {"dataset": {"kind": "mine"}}])
+def test_the_server_refuses_parameters_that_are_unknown_or_out_of_range(server, deployments, config):
+    import httpx
+
+    address = f"{server.url}/deployments/{deployments['run-experiment']['id']}/create_flow_run"
+    answer = httpx.post(address, json={"parameters": {"config": config}})
+    assert answer.status_code == 409, answer.text
+    assert next(iter(config)) in answer.text
+
+
+@pytest.mark.slow
+def test_a_worker_runs_a_deployment_to_its_end(server, deployments, data, workspace, tmp_path):
+    spec = tiny_spec(data, name="by-worker")
+    run = server.post(
+        f"deployments/{deployments['run-experiment']['id']}/create_flow_run",
+        parameters={"config": spec.model_dump(mode="json"), "workspace": str(workspace)},
+    )
+    log = tmp_path / "worker.log"
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--run-once"]
+    with (
+        log.open("w") as output,
+        started(command, cwd=tmp_path, env=server.environment, stdout=output, stderr=output) as worker,
+    ):
+        deadline = time.monotonic() + 300
+        while (state := server.get(f"flow_runs/{run['id']}")["state_type"]) not in {"COMPLETED", "FAILED", "CRASHED"}:
+            assert time.monotonic() < deadline, (state, log.read_text(encoding="utf-8"))
+            time.sleep(0.5)
+        worker.wait(60)
+    assert state == "COMPLETED", log.read_text(encoding="utf-8")
+    assert "Traceback" not in log.read_text(encoding="utf-8")
+    (folder,) = (workspace / "runs").iterdir()
+    view = read_run(folder)
+    assert view.status == "finished"
+    assert (folder / "report.html").is_file()

@@ -45,9 +45,14 @@ def _show(
     """Show all that a run's record says."""
     import json
 
-    from storage.runs import read_run
+    from hypercolumns.errors import SpecError
+    from storage.runs import list_runs
     from storage.workspace import Workspace, resolve_workspace
 
-    view = dataclasses.asdict(read_run(Workspace(resolve_workspace(workspace)).runs / run))
+    root = Workspace(resolve_workspace(workspace)).runs
+    found = {view.run_id: view for view in list_runs(root)}
+    if run not in found:
+        raise SpecError(f"expected a run in {root}, got {run!r}; the newest: {', '.join(list(found)[:5]) or 'none'}")
+    view = dataclasses.asdict(found[run])
     shown: dict[str, Any] = {name: value for name, value in view.items() if name != "entries"}
     emit(view, as_json, json.dumps(shown, indent=2, default=str))

@@ -38,6 +38,8 @@ class ModelCard(BaseModel):
     palette: tuple[tuple[int, int, int], ...]
     backbone: BackboneSpec
     precision: Precision
+    head_precision: Precision
+    flip: bool
     keys: dict[str, str]
     history: dict[str, Any]
     certificate: dict[str, Any] | None = None
@@ -66,6 +68,8 @@ class ModelCard(BaseModel):
             palette=manifest.palette[: manifest.classes],
             backbone=spec.backbone,
             precision=spec.store.precision,
+            head_precision=spec.train.precision,
+            flip=spec.evaluate.flip,
             keys=dict(keys),
             history=dict(history),
             certificate=None if certificate is None else dict(certificate),

@@ -18,12 +18,11 @@ from tqdm import tqdm
 from hypercolumns.backbones import build_backbone
 from hypercolumns.canvas import fit_image
 from hypercolumns.datasets.decoding import decode_image
-from hypercolumns.errors import DatasetError, ImageError
+from hypercolumns.errors import DatasetError, ImageError, SpecError
 from hypercolumns.geometry import place
 from hypercolumns.heads import PixelConv
 from hypercolumns.prediction import segment
 from hypercolumns.sources import BackboneSource
-from storage.errors import StorageError
 from storage.publish import replace_bytes
 from storage.runs import list_runs
 from storage.workspace import Workspace
@@ -72,7 +71,7 @@ def find_model(workspace: Path, run_id: str) -> Path:
     """Return the model folder of a run; `latest` is the newest run that trained one.
 
     Raises:
-        StorageError: there is no such run, or it trained no model.
+        SpecError: there is no such run, or it trained no model.
     """
     places = Workspace(workspace)
     # By listing, not by path: a name can then lead nowhere else, and a broken record of another run is passed over.
@@ -82,7 +81,7 @@ def find_model(workspace: Path, run_id: str) -> Path:
         if key is not None and run_id in {"latest", view.run_id}:
             return places.models / str(key)
     known = ", ".join(view.run_id for view in views[:5]) or "none"
-    raise StorageError(f"expected a run in {places.runs} that trained a model, got {run_id!r}; the last runs: {known}")
+    raise SpecError(f"expected a run in {places.runs} that trained a model, got {run_id!r}; the last runs: {known}")
 
 
 def predict_images(model_path: Path, images: Sequence[Path], out: Path, *, skip_bad: bool = False) -> Predicted:
@@ -98,7 +97,7 @@ def predict_images(model_path: Path, images: Sequence[Path], out: Path, *, skip_
         ImageError: an image cannot be read (without `skip_bad`).
     """
     model, card = load_classifier(PixelConv, model_path)
-    model.dtype = torch_dtype(card.precision)
+    model.dtype = torch_dtype(card.head_precision)
     backbone = build_backbone(card.backbone, card.canvas.size_hw, precision=card.precision)
     current: list[NDArray[np.uint8]] = []
     source = BackboneSource(backbone, lambda _: current[0], [layer.name for layer in card.layers])
@@ -115,7 +114,7 @@ def predict_images(model_path: Path, images: Sequence[Path], out: Path, *, skip_
             continue
         start = time.perf_counter()
         current[:] = [fit_image(image, card.canvas, fill_rgb=card.backbone.mean_rgb)[0]]
-        labels = segment(model, source, 0, place((image.shape[0], image.shape[1]), card.canvas))
+        labels = segment(model, source, 0, place((image.shape[0], image.shape[1]), card.canvas), flip=card.flip)
         seconds += time.perf_counter() - start
         masks.append(_write_mask(out / f"{name}.png", labels, card))
         overlays.append(_write_overlay(out / f"{name}.overlay.jpg", image, labels, card))

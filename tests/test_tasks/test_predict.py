@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hypercolumns.errors import DatasetError, ImageError
-from storage.errors import StorageError
+from hypercolumns.errors import DatasetError, ImageError, SpecError
 from tasks.evaluate import load_evaluation
 from tasks.predict import find_images, find_model, predict_images
 from tasks.record import begin_run, fail_run, finish_run, note_stage
@@ -98,11 +97,11 @@ def test_the_model_of_a_run_is_found_by_its_id_and_latest_is_the_newest_that_tra
     assert find_model(workspace, trained.run_dir.name) == expected
     assert find_model(workspace, "latest") == expected
     for unknown in (failed.run_dir.name, "nonsense", "../models", broken.name):
-        with pytest.raises(StorageError) as caught:
+        with pytest.raises(SpecError) as caught:
             find_model(workspace, unknown)
         assert unknown in str(caught.value)
 
 
 def test_asking_for_the_latest_run_of_an_empty_workspace_is_an_error_that_says_there_is_none(tmp_path):
-    with pytest.raises(StorageError, match="the last runs: none"):
+    with pytest.raises(SpecError, match="the last runs: none"):
         find_model(tmp_path, "latest")

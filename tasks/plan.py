@@ -9,6 +9,7 @@ import math
 import shutil
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from hypercolumns.backbones import Backbone
 from hypercolumns.canvas import normalise
 from storage.errors import DiskSpaceError
 from storage.features import FeatureStore
@@ -25,7 +25,7 @@ from tasks.manifests import Manifest, load_manifest
 from tasks.stores import experiment_backbone, experiment_store
 from tasks.work import wanted_work
 
-__all__ = ["Planned", "check_plan", "plan_extraction"]
+__all__ = ["Costs", "Planned", "check_plan", "measure_costs", "plan_extraction"]
 
 _SPARE_SHARE = 1.02
 """Room for zarr.json files, records and the index beside the maps."""
@@ -84,10 +84,7 @@ def plan_extraction(job: Job, prepared: Prepared, *, measure: bool = True) -> Pl
     free = shutil.disk_usage(job.places.stores).free
     missing = max(len(work.keys) - hit for hit in hits.values())
     row_bytes = sum(store.row_bytes(name) for name in names)
-    forward = _forward_seconds(job, manifest, backbone) if measure and missing else None
-    read = _read_seconds(row_bytes, job.places.stores) if forward is not None else None
-    write = None if read is None else 2 * read
-    epochs = None if forward is None or read is None or write is None else _break_even(forward, read, write)
+    costs = measure_costs(job, manifest, row_bytes) if measure and missing else None
     return Planned(
         key=store.key,
         path=store.path,
@@ -99,33 +96,51 @@ def plan_extraction(job: Job, prepared: Prepared, *, measure: bool = True) -> Pl
         bytes_needed=needed,
         bytes_free=free,
         fits=needed * _SPARE_SHARE <= free,
-        forward_seconds_per_image=forward,
-        eta_seconds=None if forward is None else forward * missing,
-        read_seconds_per_image=read,
-        break_even_epochs=epochs,
-        advice=_advice(store, missing, epochs, measured=forward is not None),
+        forward_seconds_per_image=None if costs is None else costs.forward_seconds,
+        eta_seconds=None if costs is None else costs.forward_seconds * missing,
+        read_seconds_per_image=None if costs is None else costs.read_seconds,
+        break_even_epochs=None if costs is None else costs.break_even_epochs,
+        advice=_advice(store, missing, costs),
     )
 
 
-def _break_even(forward: float, read: float, write: float) -> int | None:
-    """Return the smallest number of passes E with forward + write + E·read < E·forward."""
-    if read >= forward:
-        return None
-    return math.floor((forward + write) / (forward - read)) + 1
+@dataclass(frozen=True)
+class Costs:
+    """What an image costs, measured on this machine: through the backbone, and read back from the page cache."""
+
+    forward_seconds: float
+    read_seconds: float
+
+    @property
+    def break_even_epochs(self) -> int | None:
+        """The smallest number of passes E with forward + write + E·read < E·forward; None if reading is no faster.
+
+        A write is reckoned as two reads.
+        """
+        if self.read_seconds >= self.forward_seconds:
+            return None
+        return math.floor((self.forward_seconds + 2 * self.read_seconds) / (self.forward_seconds - self.read_seconds)) + 1
 
 
-def _advice(store: FeatureStore, missing: int, epochs: int | None, *, measured: bool) -> str:
+def measure_costs(job: Job, manifest: Manifest, row_bytes: int) -> Costs:
+    """Time the backbone on a few images of the experiment, and the read of as many bytes as an image takes in the store."""
+    return Costs(_forward_seconds(job, manifest), _read_seconds(row_bytes, job.places.stores))
+
+
+def _advice(store: FeatureStore, missing: int, costs: Costs | None) -> str:
     if not missing:
         return f"everything is in store {store.key} already: nothing is extracted"
-    if not measured:
+    if costs is None:
         return f"{missing} images are to be extracted"
-    if epochs is None:
+    if costs.break_even_epochs is None:
         return "reading is slower than recomputing here: keep fewer or smaller layers, or recompute"
-    return f"storing pays from {epochs} passes over the images on; every further experiment on these layers reads for free"
+    passes = costs.break_even_epochs
+    return f"storing pays from {passes} passes over the images on; every further experiment on these layers reads for free"
 
 
-def _forward_seconds(job: Job, manifest: Manifest, backbone: Backbone) -> float:
+def _forward_seconds(job: Job, manifest: Manifest) -> float:
     spec = job.spec
+    backbone = experiment_backbone(spec)
     entries = next(iter(manifest.splits.values()))[: spec.store.batch_images]
     canvases = np.stack([manifest.canvas(entry, spec.store.canvas, spec.backbone.mean_rgb) for entry in entries])
     images = normalise(torch.from_numpy(canvases), spec.backbone.mean_rgb, spec.backbone.std_rgb)

@@ -111,7 +111,8 @@ def test_a_data_loader_gets_batches_from_several_workers(tmp_path: Path) -> None
     spec = DatasetSpec(kind="voc", root=str(tmp_path))
     items = TorchSegmentation(spec, "train", canvas=CanvasSpec(size_hw=(32, 32)))
     assert len(items) == 4
-    loader = torch.utils.data.DataLoader(items, batch_size=2, num_workers=2)
+    # Spawned: a fork of this process would inherit the threads of whatever tests ran before.
+    loader = torch.utils.data.DataLoader(items, batch_size=2, num_workers=2, multiprocessing_context="spawn")
     images, labels, indices = next(iter(loader))
     for worker_made, own in zip((images[1], labels[1], indices[1]), items[1], strict=True):
         assert torch.equal(worker_made, torch.as_tensor(own))

@@ -103,10 +103,10 @@ def test_random_weights_are_a_baseline_with_a_store_of_their_own(data, workspace
     assert outcome.evaluated.baselines["random_weights"]["mean_iu"] == pytest.approx(expected["mean_iu"], abs=1e-12)
 
 
-def test_without_dense_training_the_model_is_the_converted_sparse_stage(data, workspace):
+def test_without_dense_training_the_model_is_the_converted_sparse_stage_with_its_priors_restored(data, workspace):
     outcome = run_tasks(tiny_spec(data, train__epochs=0), workspace)
     assert outcome.trained.history["epochs"] == []
-    sparse = outcome.evaluated.baselines["sparse, sample priors"]
+    sparse = outcome.evaluated.baselines["sparse, priors restored"]
     assert outcome.evaluated.metrics["per_class_iu"] == sparse["per_class_iu"]
 
 

@@ -13,6 +13,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -226,6 +227,7 @@ class RowsIndex:
             self._inherited.append(self._connection)
             self._process = os.getpid()
             self._connection = self._opened(_IN_MEMORY if path is None else str(path))
+            weakref.finalize(self, _close_in, self._process, self._connection)
         return self._connection
 
     def _opened(self, name: str) -> sqlite3.Connection:
@@ -244,6 +246,12 @@ class RowsIndex:
         if self._path is not None:
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+
+
+def _close_in(process: int, connection: sqlite3.Connection) -> None:
+    """Close a connection whose index is no longer used, in the process that opened it."""
+    if process == os.getpid():
+        connection.close()
 
 
 def _create_tables(connection: sqlite3.Connection) -> None:

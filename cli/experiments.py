@@ -9,7 +9,7 @@ import typer
 
 from cli.config import load_experiment
 from cli.context import JsonOption, WorkspaceOption, command, emit, quiet_prefect
-from cli.embedded import configure_prefect
+from cli.embedded import EmbeddedServer, configure_prefect
 
 __all__ = ["register_experiments"]
 
@@ -112,10 +112,12 @@ def _run_flow(flow: str, config: Path | None, overrides: list[str], workspace: P
     from storage.workspace import Workspace, resolve_workspace
 
     root = resolve_workspace(workspace)
-    configure_prefect(Workspace(root).prefect_home)
+    server = EmbeddedServer() if configure_prefect(Workspace(root).prefect_home) else None
     from importlib import import_module
 
     run = getattr(import_module(f"flows.{flow}"), flow)
+    if server is not None:
+        server.wait()
     with quiet_prefect():
         result = run(config=spec, workspace=root)
     value = result.model_dump(mode="json")

@@ -5,29 +5,35 @@ The feature store and the flows that use it are in the packages `storage`, `task
 
 Source: Hariharan, Arbeláez, Girshick and Malik, "Hypercolumns for object segmentation and fine-grained localization",
 CVPR 2015.
+
+Names are imported when they are first used: specs and errors alone do not wait for torch.
 """
 
-from hypercolumns.backbones import Backbone, LayerInfo, build_backbone
-from hypercolumns.certificate import certify
-from hypercolumns.columns import Frame, gather, resample, stack
-from hypercolumns.errors import HypercolumnsError
-from hypercolumns.fitting import fit_pixel_classifier
-from hypercolumns.geometry import place
-from hypercolumns.heads import PixelConv, PixelMLP, convert
-from hypercolumns.prediction import segment
-from hypercolumns.sampling import sample_points
-from hypercolumns.sources import BackboneSource, MapSource
-from hypercolumns.specs import (
-    BackboneSpec,
-    CanvasSpec,
-    DatasetSpec,
-    EvalSpec,
-    ExperimentSpec,
-    HeadSpec,
-    SampleSpec,
-    StoreSpec,
-    TrainSpec,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hypercolumns.backbones import Backbone, LayerInfo, build_backbone
+    from hypercolumns.certificate import certify
+    from hypercolumns.columns import Frame, gather, resample, stack
+    from hypercolumns.errors import HypercolumnsError
+    from hypercolumns.fitting import fit_pixel_classifier
+    from hypercolumns.geometry import place
+    from hypercolumns.heads import PixelConv, PixelMLP, convert
+    from hypercolumns.prediction import segment
+    from hypercolumns.sampling import sample_points
+    from hypercolumns.sources import BackboneSource, MapSource
+    from hypercolumns.specs import (
+        BackboneSpec,
+        CanvasSpec,
+        DatasetSpec,
+        EvalSpec,
+        ExperimentSpec,
+        HeadSpec,
+        SampleSpec,
+        StoreSpec,
+        TrainSpec,
+    )
 
 __all__ = [
     "Backbone",
@@ -58,3 +64,51 @@ __all__ = [
     "segment",
     "stack",
 ]
+
+_HOMES = {
+    "Backbone": "hypercolumns.backbones",
+    "BackboneSource": "hypercolumns.sources",
+    "BackboneSpec": "hypercolumns.specs",
+    "CanvasSpec": "hypercolumns.specs",
+    "DatasetSpec": "hypercolumns.specs",
+    "EvalSpec": "hypercolumns.specs",
+    "ExperimentSpec": "hypercolumns.specs",
+    "Frame": "hypercolumns.columns",
+    "HeadSpec": "hypercolumns.specs",
+    "HypercolumnsError": "hypercolumns.errors",
+    "LayerInfo": "hypercolumns.backbones",
+    "MapSource": "hypercolumns.sources",
+    "PixelConv": "hypercolumns.heads",
+    "PixelMLP": "hypercolumns.heads",
+    "SampleSpec": "hypercolumns.specs",
+    "StoreSpec": "hypercolumns.specs",
+    "TrainSpec": "hypercolumns.specs",
+    "build_backbone": "hypercolumns.backbones",
+    "certify": "hypercolumns.certificate",
+    "convert": "hypercolumns.heads",
+    "fit_pixel_classifier": "hypercolumns.fitting",
+    "gather": "hypercolumns.columns",
+    "place": "hypercolumns.geometry",
+    "resample": "hypercolumns.columns",
+    "sample_points": "hypercolumns.sampling",
+    "segment": "hypercolumns.prediction",
+    "stack": "hypercolumns.columns",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the library from the module it lives in.
+
+    Raises:
+        AttributeError: there is no such name.
+    """
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hypercolumns' has no name {name!r}; it has {', '.join(sorted(_HOMES))}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the names, imported or not."""
+    return sorted({*globals(), *_HOMES})

@@ -5,17 +5,23 @@ Settings are read once, when Prefect is imported; so everything here happens bef
 
 from __future__ import annotations
 
+import atexit
 import os
+import socket
+import subprocess
 import sys
+import time
 import tomllib
-from concurrent.futures import ThreadPoolExecutor
+import urllib.request
 from pathlib import Path
 
 __all__ = ["EmbeddedServer", "configure_prefect", "configured_server"]
 
+_LOOPBACK = "127.0.0.1"
+_START_SECONDS = 120
+_SERVER = "prefect.server.api.server:create_app"
+
 _SETTINGS = {
-    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     "PREFECT_LOGGING_LEVEL": "WARNING",
@@ -70,22 +76,54 @@ def configure_prefect(home: Path) -> bool:
 
 
 class EmbeddedServer:
-    """The start of Prefect's own embedded server, ahead of the first flow and beside the import of everything else.
+    """A Prefect server for the length of this process, started beside the import of everything else.
 
-    Prefect would start it when a flow first asks, and wait; on two cores that is a third of a cached run's time. It ends with
-    this process, as it would then.
+    Prefect would start the same one when a flow first asks, import all of the server for it, and wait: on two cores that is
+    half of a cached run's time. It listens on the loopback address alone and ends with this process.
     """
 
     def __init__(self) -> None:
-        from prefect.server.api.server import SubprocessASGIServer
-        from prefect.settings import get_current_settings
-
-        timeout = get_current_settings().server.ephemeral.startup_timeout_seconds
-        self._server = SubprocessASGIServer()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="embedded-server")
-        self._started = self._executor.submit(self._server.start, timeout)
+        with socket.socket() as probe:
+            probe.bind((_LOOPBACK, 0))
+            self._port = int(probe.getsockname()[1])
+        self.url = f"http://{_LOOPBACK}:{self._port}/api"
+        where = ("--host", _LOOPBACK, "--port", str(self._port))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", "--factory", _SERVER, *where, "--log-level", "error", "--lifespan", "on"],
+            env={**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+        )
+        atexit.register(self.stop)
+        os.environ["PREFECT_API_URL"] = self.url
 
     def wait(self) -> None:
-        """Wait until it answers; raises what kept it from starting."""
-        self._started.result()
-        self._executor.shutdown()
+        """Wait until it answers.
+
+        Raises:
+            StorageError: it ended, or did not answer in time.
+        """
+        from storage.errors import StorageError
+
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            if (code := self._process.poll()) is not None:
+                raise StorageError(
+                    f"the embedded Prefect server ended with exit code {code} (its reason is above); remove the workspace's "
+                    "folder `prefect` if it is damaged, or set PREFECT_API_URL to a server of your own"
+                )
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=1):
+                    return
+            except OSError:
+                time.sleep(0.05)
+        raise StorageError(
+            f"the embedded Prefect server did not answer within {_START_SECONDS} s; set PREFECT_API_URL to a server of your own"
+        )
+
+    def stop(self) -> None:
+        """End the server."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

@@ -38,7 +38,8 @@ def main() -> int:
     checks = judge(values)
     print_checks(checks)
     print(
-        f"{sum(check.passed for check in checks)} of {len(checks)} targets reached; kept in {write_results('real', values, checks)}"
+    print(f"{sum(check.passed for check in checks)} of {len(checks)} targets reached")
+    print(f"kept in {write_results('real', values, checks)}")
     )
     return 0
 

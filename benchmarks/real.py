@@ -37,10 +37,8 @@ def main() -> int:
     values = {"camvid": _camvid(options.workspace), "coco_voc20": _coco(options.workspace)}
     checks = judge(values)
     print_checks(checks)
-    print(
     print(f"{sum(check.passed for check in checks)} of {len(checks)} targets reached")
     print(f"kept in {write_results('real', values, checks)}")
-    )
     return 0
 
 

@@ -83,7 +83,6 @@ from prefect.settings import get_current_settings
 found = get_current_settings()
 print(json.dumps({
     "home": str(found.home), "profiles": str(found.profiles_path), "telemetry": found.server.analytics_enabled,
-    "ephemeral": found.server.ephemeral.enabled, "patience": found.server.ephemeral.startup_timeout_seconds,
     "serializer": found.results.default_serializer, "persist": found.results.persist_by_default,
     "level": found.logging.level, "colors": found.logging.colors, "heartbeat": found.flows.heartbeat_frequency,
     "server": found.api.url,
@@ -94,7 +93,7 @@ print(json.dumps({
     ran = subprocess.run(python(code, str(home)), capture_output=True, text=True, env=environment, check=True)
     assert json.loads(ran.stdout.splitlines()[-1]) == {
         **{"home": str(home), "profiles": str(home / "profiles.toml"), "server": None},
-        **{"telemetry": False, "ephemeral": True, "patience": 120, "serializer": "json", "persist": False},
+        **{"telemetry": False, "serializer": "json", "persist": False},
         **{"level": "WARNING", "colors": False, "heartbeat": 30},
     }
 
@@ -104,3 +103,30 @@ def test_a_server_of_the_user_s_is_used_with_the_user_s_home(settings, tmp_path,
     configure_prefect(tmp_path / "workspace")
     assert os.environ["PREFECT_HOME"] == str(settings.parent)
     assert f"using the Prefect server at {ADDRESS}" in capsys.readouterr().err
+
+
+def test_an_embedded_server_answers_on_the_loopback_address_and_ends_when_it_is_stopped(settings, tmp_path):
+    code = """
+import sys, urllib.request
+from pathlib import Path
+from cli.embedded import EmbeddedServer, configure_prefect
+assert configure_prefect(Path(sys.argv[1]))
+server = EmbeddedServer()
+server.wait()
+assert server.url.startswith("http://127.0.0.1:")
+with urllib.request.urlopen(server.url + "/health") as answer:
+    print(answer.status)
+server.stop()
+try:
+    urllib.request.urlopen(server.url + "/health", timeout=2)
+except OSError:
+    print("ended")
+"""
+    ran = subprocess.run(
+        python(code, str(tmp_path / "prefect")),
+        capture_output=True,
+        text=True,
+        env=python_environment(HOME=str(tmp_path)),
+        check=True,
+    )
+    assert ran.stdout.split() == ["200", "ended"]

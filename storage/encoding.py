@@ -34,15 +34,15 @@ def encode_row(dtype: str, row: Array, out: Array, scale_offset: Array | None = 
     Args:
         dtype: one of `DTYPES`.
         row: (h, w, C), float32 or float16; uint16 is taken for the bits of bfloat16 where that is the store's type.
-        out: (h, w, C) of `stored_dtype(dtype)`; written.
+        out: (h, w, C) of `stored_dtype(dtype)`; written, unless it is `row` itself.
         scale_offset: (2, 1, C) float32, written for uint8: `value = scale · byte + offset`.
 
     Returns:
         False if a value is not finite after the cast; `out` is then worthless.
     """
     if dtype == "bfloat16" and row.dtype == np.uint16:
-        np.copyto(out, row)
-        return bool((out & 0x7F80).max(initial=0) < 0x7F80)
+        _copy(row, out)
+        return _bits_stay_finite(out, 0x7F80)
     if not _stays_finite(dtype, row):
         return False
     if dtype == "bfloat16":
@@ -52,7 +52,7 @@ def encode_row(dtype: str, row: Array, out: Array, scale_offset: Array | None = 
             raise ValueError("uint8 needs scale_offset to write to, got None")
         _quantise(row, out, scale_offset)
     else:
-        np.copyto(out, row, casting="same_kind")
+        _copy(row, out)
     return True
 
 
@@ -78,11 +78,21 @@ def decode(dtype: str, stored: Array, scale_offset: Array | None = None) -> Arra
 
 def _stays_finite(dtype: str, row: Array) -> bool:
     if row.dtype == np.float16:
-        # Comparing bits: numpy compares half precision numbers one by one.
-        return bool((np.ascontiguousarray(row).view(np.uint16) & 0x7FFF).max() < 0x7C00)
+        return _bits_stay_finite(np.ascontiguousarray(row).view(np.uint16), 0x7C00)
     limit = _ROUNDS_TO_INFINITY[dtype]
     # Written so that a NaN, which compares false, is refused too.
     return -limit < float(row.min()) and float(row.max()) < limit
+
+
+def _copy(row: Array, out: Array) -> None:
+    if row is not out:
+        np.copyto(out, row, casting="same_kind")
+
+
+def _bits_stay_finite(bits: Array, infinity: int) -> bool:
+    """Tell whether no 16-bit float has the exponent of infinity. On bits, since numpy compares half precision one by one."""
+    # As signed numbers the positive floats are in order; as unsigned ones the negative floats come last, in order.
+    return int(bits.view(np.int16).max(initial=0)) < infinity and int(bits.max(initial=0)) < infinity | 0x8000
 
 
 def _to_bfloat16_bits(row: Array, out: Array) -> None:

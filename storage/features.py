@@ -243,15 +243,23 @@ class FeatureStore:
         count = self._core.state.shard_images or 1
         return np.array([there[key][0] * count + there[key][1] for key in row_keys], dtype=np.int64)
 
-    def reader(self, layers: Sequence[str], *, verify_reads: Literal["first", "always", "never"] = "first") -> MapReader:
+    def reader(
+        self,
+        layers: Sequence[str],
+        *,
+        verify_reads: Literal["first", "always", "never"] = "first",
+        keep_cached: bool = True,
+    ) -> MapReader:
         """Return a reader of some layers.
 
         Args:
             layers: their names.
             verify_reads: when a row's checksum is compared: at its first touch by this reader, at each, or not at all.
+            keep_cached: leave what is read from the disk in the page cache. Without, rows are read past it:
+                better where each is read once, or where all of them would not fit into memory.
         """
         self._check_layers(layers)
-        return MapReader(self._core, tuple(layers), verify_reads)
+        return MapReader(self._core, tuple(layers), verify_reads, keep_cached=keep_cached)
 
     # --- looking after it ------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ __all__ = [
     "explained_disk_errors",
     "partial_path",
     "publish_bytes",
+    "publish_durable",
     "publish_partial",
     "replace_bytes",
     "writing",
@@ -55,6 +56,15 @@ def publish_partial(file: BinaryIO, partial: Path, path: Path) -> None:
     """
     file.flush()
     os.fdatasync(file.fileno())
+    publish_durable(partial, path)
+
+
+def publish_durable(partial: Path, path: Path) -> None:
+    """Give a partial file, whose bytes the disk keeps already, its final name.
+
+    Raises:
+        AlreadyPublishedError: the name is taken; the partial file is removed and what stands there is left alone.
+    """
     try:
         os.link(partial, path)
     except FileExistsError as error:

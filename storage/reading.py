@@ -1,4 +1,4 @@
-"""Reading maps back: at memory speed where the kernel has the file, and never other bytes than were committed.
+"""Reading maps back: at memory speed where the kernel has the file, at the disk's elsewhere, never other bytes than committed.
 
 Uncompressed rows are read straight into the result or mapped; a row's checksum is compared with its record's at its first
 touch. Uses records and files only: neither Zarr nor its metadata.
@@ -35,14 +35,18 @@ class MapReader:
         core: the store.
         layers: the layers that may be read.
         verify_reads: when a row's checksum is compared: at its first touch by this reader, at each, or never.
+        keep_cached: leave what is read from the disk in the page cache. Better where rows are read again and fit into memory.
     """
 
-    def __init__(self, core: StoreCore, layers: tuple[str, ...], verify_reads: VerifyReads = "first") -> None:
+    def __init__(
+        self, core: StoreCore, layers: tuple[str, ...], verify_reads: VerifyReads = "first", *, keep_cached: bool = True
+    ) -> None:
         if verify_reads not in ("first", "always", "never"):
             raise ValueError(f"verify_reads: expected first, always or never, got {verify_reads!r}")
         self.layers = layers
         self._core = core
         self._verify_reads = verify_reads
+        self._keep_cached = keep_cached
         self._dtype = core.dtype
         self._shard_images = int(core.state.shard_images or 1)
         self._shapes = {layer: core.state.shapes[layer] for layer in layers}
@@ -67,7 +71,7 @@ class MapReader:
             DamagedError: the bytes are not those that were committed.
         """
         shape, numbers = self._shape(layer), [int(row) for row in rows]
-        if len(numbers) == 1 and not self._core.compressed:
+        if len(numbers) == 1 and self._keep_cached and not self._core.compressed:
             return decode(self._dtype, self._view(layer, numbers[0])[None], self._scale_offset(layer, numbers))
         stored = np.empty((len(numbers), *shape), stored_dtype(self._dtype))
         for row, out in zip(numbers, stored, strict=True):
@@ -96,7 +100,7 @@ class MapReader:
             raise IndexError(
                 f"layer {layer}: expected cells from 0 to {height * width - 1}, got {int(wanted.min())} to {int(wanted.max())}"
             )
-        if self._core.compressed:
+        if self._core.compressed or (not self._keep_cached and self._must_verify(layer, int(row), "maps")):
             stored = np.empty((height, width, channels), stored_dtype(self._dtype))
             self._row_into(layer, int(row), "maps", stored)
         else:
@@ -131,9 +135,7 @@ class MapReader:
         while True:
             entry = self._entry(layer, shard, slot)
             name = (shard, layer, role)
-            must_verify = self._verify_reads == "always" or (
-                self._verify_reads == "first" and not self._verified.get(name, 0) >> slot & 1
-            )
+            must_verify = self._must_verify(layer, row, role)
             try:
                 result = operation(self._file(name, entry), slot, entry.row_crc32c(slot, role) if must_verify else None)
             except DamagedError as error:
@@ -143,6 +145,11 @@ class MapReader:
                 with self._guard:
                     self._verified[name] = self._verified.get(name, 0) | 1 << slot
             return result
+
+    def _must_verify(self, layer: str, row: int, role: str) -> bool:
+        shard, slot = divmod(row, self._shard_images)
+        seen = self._verified.get((shard, layer, role), 0) >> slot & 1
+        return self._verify_reads == "always" or (self._verify_reads == "first" and not seen)
 
     def _entry(self, layer: str, shard: int, slot: int) -> LayerEntry:
         entry = self._entries.get((shard, layer))
@@ -172,6 +179,7 @@ class MapReader:
             row_shape(self._shapes[layer], role),
             dtype,
             compressed=self._core.compressed,
+            keep_cached=self._keep_cached,
         )
         with self._guard:
             self._files[name] = file

@@ -9,16 +9,18 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import google_crc32c
 import numpy as np
 from numcodecs import zstd  # type: ignore[import-untyped]
 
+from storage.direct import BlockReader, BlockWriter
 from storage.errors import DamagedError
-from storage.publish import explained_disk_errors, publish_partial
+from storage.publish import explained_disk_errors, publish_durable
 
 __all__ = ["CHECKSUM_BYTES", "ShardFile", "ShardFileSummary", "ShardFileWriter", "checksum", "index_bytes"]
 
@@ -67,25 +69,24 @@ class ShardFileWriter:
     Args:
         partial: the unfinished file; must not exist.
         slot_count: how many rows the shard could hold.
+        executor: whose threads write to the disk.
         compressed: compress each row with zstd.
     """
 
-    def __init__(self, partial: Path, slot_count: int, *, compressed: bool) -> None:
+    def __init__(self, partial: Path, slot_count: int, executor: ThreadPoolExecutor, *, compressed: bool) -> None:
         self.partial = partial
         self._index = np.full((slot_count, 2), _EMPTY, dtype="<u8")
         self._compressed = compressed
         self._rows_crc32c: list[int] = []
-        self._size = 0
         with explained_disk_errors(partial):
-            # Unbuffered: rows are large, and a copy of each through a buffer would cost as much as the checksum.
-            self._file = partial.open("xb", buffering=0)
+            self._file = BlockWriter(partial, executor)
 
     def append(self, slot: int, row: Array) -> None:
         """Write the next row. Slots rise."""
         payload = zstd.compress(row, _ZSTD_LEVEL) if self._compressed else row.reshape(-1).view(np.uint8)
         row_crc32c = checksum(payload)
         trailer = row_crc32c.to_bytes(CHECKSUM_BYTES, "little")
-        self._index[slot] = (self._size, len(payload) + CHECKSUM_BYTES)
+        self._index[slot] = (self._file.size, len(payload) + CHECKSUM_BYTES)
         self._write(payload)
         self._write(trailer)
         self._rows_crc32c.append(row_crc32c)
@@ -97,8 +98,8 @@ class ShardFileWriter:
         self._write(index)
         self._write(index_crc32c.to_bytes(CHECKSUM_BYTES, "little"))
         with explained_disk_errors(self.partial):
-            os.fdatasync(self._file.fileno())
-        return ShardFileSummary(self._size, index_crc32c, tuple(self._rows_crc32c))
+            self._file.finish()
+        return ShardFileSummary(self._file.size, index_crc32c, tuple(self._rows_crc32c))
 
     def publish(self, path: Path) -> None:
         """Give the finished file its name.
@@ -106,8 +107,9 @@ class ShardFileWriter:
         Raises:
             AlreadyPublishedError: the name is taken.
         """
-        with self._file, explained_disk_errors(path):
-            publish_partial(cast(BinaryIO, self._file), self.partial, path)
+        self._file.close()
+        with explained_disk_errors(path):
+            publish_durable(self.partial, path)
 
     def abandon(self) -> None:
         """Close and remove the partial file."""
@@ -115,11 +117,8 @@ class ShardFileWriter:
         self.partial.unlink(missing_ok=True)
 
     def _write(self, data: Array | bytes) -> None:
-        view = data.data if isinstance(data, np.ndarray) else memoryview(data)
         with explained_disk_errors(self.partial):
-            while view:
-                view = view[self._file.write(view) :]
-        self._size += len(data)
+            self._file.write(data.data if isinstance(data, np.ndarray) else memoryview(data))
 
 
 class ShardFile:
@@ -132,6 +131,7 @@ class ShardFile:
         row_shape: (h, w, C).
         dtype: the stored type.
         compressed: whether rows are zstd frames.
+        keep_cached: leave what is read from the disk in the page cache, for those who read it again.
 
     Raises:
         DamagedError: the file is missing, has another size or another index.
@@ -146,8 +146,11 @@ class ShardFile:
         dtype: np.dtype[Any],
         *,
         compressed: bool,
+        keep_cached: bool = True,
     ) -> None:
         self.path, self.compressed = path, compressed
+        self._keep_cached = keep_cached
+        self._blocks: BlockReader | None = None
         self._size, self._row_shape, self._dtype = summary.bytes, row_shape, dtype
         self._row_bytes = int(np.prod(row_shape)) * dtype.itemsize
         try:
@@ -234,12 +237,25 @@ class ShardFile:
         return index.view("<u8").reshape(slot_count, 2)
 
     def _read_into(self, target: memoryview, offset: int) -> None:
+        count = self._fill(target, offset) if self._keep_cached else self._pass_by(target, offset)
+        if count < len(target):
+            raise DamagedError(f"{self.path}: the file ends at byte {offset + count}, expected {self._size}")
+
+    def _fill(self, target: memoryview, offset: int) -> int:
+        """Read through the page cache; return how many bytes there were."""
         done = 0
-        while done < len(target):
-            count = os.preadv(self._descriptor, [target[done:]], offset + done)
-            if count == 0:
-                raise DamagedError(f"{self.path}: the file ends at byte {offset + done}, expected {self._size}")
+        while done < len(target) and (count := os.preadv(self._descriptor, [target[done:]], offset + done)):
             done += count
+        return done
+
+    def _pass_by(self, target: memoryview, offset: int) -> int:
+        """Read past the page cache; return how many bytes there were."""
+        if self._blocks is None:
+            try:
+                self._blocks = BlockReader(self.path, like=self._descriptor)
+            except FileNotFoundError as error:
+                raise DamagedError(f"{self.path}: the file is gone") from error
+        return self._blocks.read_into(target, offset)
 
     def _check_size(self) -> None:
         # Mapped bytes beyond the end of a file kill the process, so the size is asked before each view.

@@ -153,6 +153,7 @@ def _damage(
                 row_shape(truth.state.shapes[layer], role),
                 stored_dtype(str(create["dtype"]) if role == "maps" else "float32"),
                 compressed=create["compression"] == "zstd",
+                keep_cached=False,
             )
         except DamagedError as error:
             yield Finding("damaged", shard, layer, everyone, str(error), str(path))

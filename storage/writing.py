@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +23,8 @@ from storage.shards import ShardFileWriter, index_bytes
 from storage.zarr_metadata import roles, row_shape
 
 __all__ = ["ShardWriter"]
+
+_DISK_THREADS = 2
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -43,6 +46,7 @@ class ShardWriter:
         self._written = 0
         self._closed = False
         self._files: dict[tuple[str, str], ShardFileWriter] = {}
+        self._disk = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="shard-disk")
         self._renewed = core.clock()
         self._shapes = {layer: core.state.shapes[layer] for layer in lease.layers}
         self._buffers = {layer: np.empty(shape, stored_dtype(core.dtype)) for layer, shape in self._shapes.items()}
@@ -141,6 +145,7 @@ class ShardWriter:
             for file in self._files.values():
                 file.abandon()
             self._files.clear()
+            self._disk.shutdown()
             self._core.leases.remove(self._lease)
 
     def _open_files(self) -> None:
@@ -150,7 +155,7 @@ class ShardWriter:
                 path = self._core.layout.shard(layer, self.shard, role)
                 ensure_folder(path.parent)
                 partial = partial_path(path, self._lease.name)
-                self._files[layer, role] = ShardFileWriter(partial, slot_count, compressed=self._core.compressed)
+                self._files[layer, role] = ShardFileWriter(partial, slot_count, self._disk, compressed=self._core.compressed)
 
     def _check_space(self) -> None:
         slot_count = int(self._core.state.shard_images or 1)
@@ -188,6 +193,9 @@ class ShardWriter:
 
     def _write_row(self, layer: str, position: int, row: Array) -> None:
         buffer = self._buffers[layer]
+        if row.dtype == buffer.dtype and row.flags.c_contiguous:
+            # Nothing to cast, so nothing to copy: the row is only looked at.
+            buffer = row
         scale_offset = np.empty(row_shape(self._shapes[layer], "scale_offset"), np.float32)
         if not encode_row(self._core.dtype, row, buffer, scale_offset):
             raise NonFiniteError(

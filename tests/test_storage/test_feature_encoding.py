@@ -38,8 +38,8 @@ def test_a_byte_is_within_half_a_step(row):
     out, scale_offset = np.empty(row.shape, np.uint8), np.empty((2, 1, row.shape[2]), np.float32)
     assert encode_row("uint8", row, out, scale_offset)
     step = (row.max((0, 1)).astype(np.float64) - row.min((0, 1))) / 255
-    # Half a step, and what float32 itself cannot tell at this magnitude.
-    allowed = step * 0.5001 + np.abs(row).max((0, 1)) * 2.0**-22
+    # Half a step, and what float32 itself cannot tell at this magnitude, or at all.
+    allowed = step * 0.5001 + np.abs(row).max((0, 1)) * 2.0**-22 + np.finfo(np.float32).tiny
     assert np.all(np.abs(decode("uint8", out, scale_offset) - row) <= allowed)
 
 
@@ -72,3 +72,16 @@ def test_bytes_without_their_scale_are_refused():
         encode_row("uint8", row, np.empty((1, 1, 1), np.uint8))
     with pytest.raises(ValueError, match="scale_offset"):
         decode("uint8", np.zeros((1, 1, 1), np.uint8))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@given(bits=arrays(np.uint16, (2, 3, 4)))
+def test_bits_of_half_precision_pass_as_they_are_if_all_of_them_are_finite(dtype, bits):
+    row = bits.view(np.float16) if dtype == "float16" else bits
+    values = row if dtype == "float16" else (bits.astype(np.uint32) << 16).view(np.float32)
+    out = np.empty(bits.shape, stored_dtype(dtype))
+    finite = encode_row(dtype, row, out)
+    assert finite == bool(np.isfinite(values).all())
+    if finite:
+        np.testing.assert_array_equal(out.view(np.uint16), bits)
+        assert encode_row(dtype, row, row)

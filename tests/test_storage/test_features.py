@@ -394,3 +394,18 @@ def test_a_shard_that_the_disk_cannot_hold_is_refused_beforehand(tmp_path):
         with pytest.raises(DiskSpaceError, match=r"needs 20000\.0 MB, the disk has 0\.0 MB"):
             store.claim(["key"], ["huge"]).__enter__()
     assert not list((store.path / "journal" / "leases").iterdir())
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_reading_past_the_page_cache_gives_the_same_maps_and_cells(tmp_path, dtype, compression):
+    store = work.opened(tmp_path, dtype=dtype, compression=compression)
+    keys = work.keys_of(0, 10)
+    work.extract(store, keys)
+    rows = store.rows(keys, work.LAYERS)
+    cached, past = (store.reader(work.LAYERS, keep_cached=keep) for keep in (True, False))
+    for layer in work.LAYERS:
+        np.testing.assert_array_equal(past.read(layer, rows), cached.read(layer, rows))
+        np.testing.assert_array_equal(past.read(layer, rows[:1]), cached.read(layer, rows[:1]))
+    for _ in range(2):  # the second time the row is verified, and only the cells are read
+        np.testing.assert_array_equal(past.read_cells(A, rows[3], [0, 7, 19]), cached.read_cells(A, rows[3], [0, 7, 19]))

@@ -1,0 +1,141 @@
+"""Transfers past the page cache: any sizes at any offsets give the file's bytes, whatever the file system takes."""
+
+import errno
+import fcntl
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage import direct
+from storage.direct import BLOCK_BYTES, BlockReader, BlockWriter
+
+SMALL_BUFFER = 2 * BLOCK_BYTES
+
+
+@pytest.fixture(autouse=True)
+def _small_buffers(monkeypatch):
+    """Several buffers' worth of bytes without megabytes of them."""
+    monkeypatch.setattr(direct, "_BUFFER_BYTES", SMALL_BUFFER)
+    monkeypatch.setattr(direct, "_scratch", direct.threading.local())
+
+
+def noise(count, seed=0):
+    return np.random.default_rng(seed).bytes(count)
+
+
+def write(path, pieces):
+    with ThreadPoolExecutor(1) as executor:
+        writer = BlockWriter(path, executor)
+        try:
+            for piece in pieces:
+                writer.write(memoryview(piece))
+            writer.finish()
+            return writer.size
+        finally:
+            writer.close()
+
+
+def read(path, offset, count):
+    target = bytearray(count)
+    with path.open("rb") as file:
+        found = BlockReader(path, file.fileno()).read_into(memoryview(target), offset)
+    return bytes(target[:found])
+
+
+def without_direct(monkeypatch):
+    """Have the file system refuse direct transfers when a file is opened, as some do."""
+    opened = os.open
+
+    def refusing(path, flags, *mode):
+        descriptor = opened(path, flags & ~direct._DIRECT, *mode)
+        if flags & direct._DIRECT:
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "no direct transfers here")
+        return descriptor
+
+    monkeypatch.setattr("storage.direct.os.open", refusing)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 3 * SMALL_BUFFER), max_size=8))
+def test_pieces_of_any_size_become_one_file(tmp_path_factory, sizes):
+    path = tmp_path_factory.mktemp("direct") / "file"
+    pieces = [noise(size, seed) for seed, size in enumerate(sizes)]
+    assert write(path, pieces) == sum(sizes)
+    assert path.read_bytes() == b"".join(pieces)
+
+
+@pytest.mark.parametrize("offset", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 5 * BLOCK_BYTES + 17])
+@pytest.mark.parametrize("count", [0, 1, BLOCK_BYTES, SMALL_BUFFER + 1, 4 * SMALL_BUFFER])
+def test_any_piece_can_be_read_back(tmp_path, offset, count):
+    data = noise(5 * SMALL_BUFFER + 33)
+    (tmp_path / "file").write_bytes(data)
+    assert read(tmp_path / "file", offset, count) == data[offset : offset + count]
+
+
+def test_reading_beyond_the_end_tells_how_much_there_was(tmp_path):
+    (tmp_path / "file").write_bytes(noise(1000))
+    assert read(tmp_path / "file", 900, 500) == noise(1000)[900:]
+    assert read(tmp_path / "file", 5000, 10) == b""
+
+
+def test_a_file_system_without_direct_transfers_gives_the_same_bytes(tmp_path, monkeypatch):
+    without_direct(monkeypatch)
+    assert write(tmp_path / "file", [noise(3 * SMALL_BUFFER + 5)]) == 3 * SMALL_BUFFER + 5
+    assert read(tmp_path / "file", 7, SMALL_BUFFER) == noise(3 * SMALL_BUFFER + 5)[7 : 7 + SMALL_BUFFER]
+
+
+@pytest.mark.parametrize("name", ["pwrite", "preadv"])
+def test_a_file_system_that_refuses_at_the_first_transfer_gives_the_same_bytes(tmp_path, monkeypatch, name):
+    real = getattr(os, name)
+
+    def transfer(descriptor, *arguments):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & direct._DIRECT:
+            raise OSError(errno.EINVAL, "not aligned to what this disk wants")
+        return real(descriptor, *arguments)
+
+    monkeypatch.setattr(f"storage.direct.os.{name}", transfer)
+    data = noise(3 * SMALL_BUFFER + 5)
+    write(tmp_path / "file", [data])
+    assert (tmp_path / "file").read_bytes() == data
+    assert read(tmp_path / "file", 7, SMALL_BUFFER) == data[7 : 7 + SMALL_BUFFER]
+
+
+def test_after_a_short_write_the_rest_follows(tmp_path, monkeypatch):
+    real = os.pwrite
+    monkeypatch.setattr(
+        "storage.direct.os.pwrite",
+        lambda descriptor, view, offset: real(descriptor, view[: max(BLOCK_BYTES, len(view) // 2)], offset),
+    )
+    write(tmp_path / "file", [noise(5 * SMALL_BUFFER + 9)])
+    assert (tmp_path / "file").read_bytes() == noise(5 * SMALL_BUFFER + 9)
+
+
+def test_an_error_in_the_background_reaches_the_writer(tmp_path, monkeypatch):
+    def full(descriptor, view, offset):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr("storage.direct.os.pwrite", full)
+    with pytest.raises(OSError, match="no space left"):
+        write(tmp_path / "file", [noise(4 * SMALL_BUFFER)])
+
+
+def test_a_name_that_is_taken_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"theirs")
+    with pytest.raises(FileExistsError), ThreadPoolExecutor(1) as executor:
+        BlockWriter(tmp_path / "file", executor)
+    assert (tmp_path / "file").read_bytes() == b"theirs"
+
+
+def test_a_file_that_was_replaced_is_not_mistaken_for_the_old_one(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with path.open("rb") as old:
+        path.unlink()
+        path.write_bytes(b"new")
+        with pytest.raises(FileNotFoundError, match="another file"):
+            BlockReader(path, old.fileno())

@@ -30,4 +30,7 @@ register_figures(app)
 def run() -> None:
     """Run the command line."""
     refuse_foreign_packages()
+    from hypercolumns.allocator import keep_freed_memory
+
+    keep_freed_memory()
     app()

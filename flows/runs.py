@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from hypercolumns.allocator import keep_freed_memory
 from hypercolumns.specs import ExperimentSpec
 from storage.workspace import resolve_workspace
 from tasks.jobs import Evaluated, Extracted, Job, Stage, Trained
@@ -36,6 +37,7 @@ class FlowResult(BaseModel):
 @contextlib.contextmanager
 def recorded_run(config: ExperimentSpec, workspace: Path | None) -> Iterator[Job]:
     """Open a run's record for the length of a flow; a failure is recorded before it goes on its way."""
+    keep_freed_memory()
     job = begin_run(config, resolve_workspace(workspace))
     try:
         yield job

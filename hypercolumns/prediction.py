@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,10 +17,9 @@ from hypercolumns.geometry import Placement
 from hypercolumns.heads.pixel import PixelConv
 from hypercolumns.sources import MapSource
 
-__all__ = ["canvas_scores", "segment"]
+__all__ = ["average_views", "canvas_scores", "read_views", "segment", "view_logits"]
 
 
-@torch.inference_mode()
 def canvas_scores(model: PixelConv, source: MapSource, index: int, *, flip: bool = False) -> Float[Tensor, "k y x"]:
     """Score every grid point of an image's canvas.
 
@@ -32,12 +32,28 @@ def canvas_scores(model: PixelConv, source: MapSource, index: int, *, flip: bool
     Returns:
         Logits; with `flip` the logarithm of mean probabilities.
     """
-    logits: Tensor = model(source.maps([(index, "identity")]))[0].float()
-    if not flip:
-        return logits
-    mirrored = model(source.maps([(index, "hflip")]))[0].float().flip(-1)
+    return average_views(view_logits(model, read_views(source, index, flip=flip)))
+
+
+def read_views(source: MapSource, index: int, *, flip: bool = False) -> list[list[Tensor]]:
+    """Read the maps of an image; with `flip` also those of its mirror image."""
+    return [source.maps([(index, view)]) for view in (("identity", "hflip") if flip else ("identity",))]
+
+
+@torch.inference_mode()
+def view_logits(model: PixelConv, views: Sequence[list[Tensor]]) -> list[Float[Tensor, "k y x"]]:
+    """Return the logits of an image's canvas and, if its maps are given too, of its mirror image, mirrored back."""
+    logits = [model(maps)[0].float() for maps in views]
+    return [logits[0], *(mirrored.flip(-1) for mirrored in logits[1:])]
+
+
+@torch.inference_mode()
+def average_views(logits: Sequence[Float[Tensor, "k y x"]]) -> Float[Tensor, "k y x"]:
+    """Average the class probabilities of views: one view's logits as they are, else the logarithm of the mean probabilities."""
+    if len(logits) == 1:
+        return logits[0]
     # In logarithms throughout: a probability too small for float32 would become -inf, and NaN once interpolated.
-    return torch.logaddexp(F.log_softmax(logits, 0), F.log_softmax(mirrored, 0)) - math.log(2)
+    return torch.logsumexp(torch.stack([F.log_softmax(view, 0) for view in logits]), 0) - math.log(len(logits))
 
 
 def segment(model: PixelConv, source: MapSource, index: int, placement: Placement, *, flip: bool = False) -> NDArray[np.uint8]:

@@ -7,9 +7,7 @@ Source: class weights follow Eigen and Fergus, "Predicting depth, surface normal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +20,11 @@ from hypercolumns.datasets.base import VOID
 from hypercolumns.errors import TrainingError
 from hypercolumns.geometry import grid_hw
 from hypercolumns.metrics.segmentation import confusion_matrix
+from hypercolumns.read_ahead import read_ahead
 from hypercolumns.sources import Item, MapSource
 from hypercolumns.specs import ClassWeighting, TrainSpec
 
 __all__ = ["DenseProblem", "SparseProblem", "class_weights", "mean_iu", "soft_dice_loss"]
-
-_READ_AHEAD = 2
 
 
 def class_weights(histograms: Int[NDArray, "n c"], weighting: ClassWeighting) -> Float[Tensor, " c"]:
@@ -189,7 +186,7 @@ class DenseProblem:
         views = random.integers(len(self._views), size=len(order))
         items = [(self._train[i], self._views[views[k]]) for k, i in enumerate(order)]
         chunks = [tuple(items[i : i + self._spec.batch]) for i in range(0, len(items), self._spec.batch)]
-        yield from _read_ahead(chunks, self._read)
+        yield from read_ahead(chunks, self._read)
 
     def loss(self, model: nn.Module, batch: _DenseBatch) -> Tensor:
         """Return the weighted cross entropy over the batch's labelled pixels; logits are resampled to the loss stride."""
@@ -221,7 +218,7 @@ class DenseProblem:
             return None
         classes = len(self._weights)
         matrix = np.zeros((classes, classes), np.int64)
-        for batch in _read_ahead([((index, "identity"),) for index in self._held_out], self._read):
+        for batch in read_ahead([((index, "identity"),) for index in self._held_out], self._read):
             logits = F.interpolate(model(batch.maps).float(), size=batch.labels.shape[1:], mode="bilinear", align_corners=False)
             predicted = logits.argmax(dim=1)[0].cpu().numpy()
             matrix += confusion_matrix(batch.labels[0].cpu().numpy().astype(np.uint8), predicted, classes)
@@ -236,15 +233,3 @@ class DenseProblem:
             labels.append(np.ascontiguousarray(canvas[stride // 2 :: stride, stride // 2 :: stride]))
         maps = [values.to(self._device, non_blocking=True) for values in self._source.maps(items)]
         return _DenseBatch(items, maps, torch.from_numpy(np.stack(labels)).long().to(self._device))
-
-
-def _read_ahead(work: Sequence[Any], read: Callable[[Any], _DenseBatch]) -> Iterator[_DenseBatch]:
-    """Read batches in order, `_READ_AHEAD` of them ahead, in one thread."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as executor:
-        pending: list[Future[_DenseBatch]] = []
-        for item in work:
-            pending.append(executor.submit(read, item))
-            if len(pending) > _READ_AHEAD:
-                yield pending.pop(0).result()
-        while pending:
-            yield pending.pop(0).result()

@@ -79,7 +79,7 @@ def _random_weights(job: Job, manifest: Manifest) -> tuple[PixelConv, MapSource]
     extracted = extract_features(other, prepare_dataset(other))
     origin = {"store": extracted.key, "layers": list(extracted.cache)}
     train, val = other.spec.dataset.train_split, other.spec.dataset.val_split
-    sampled = write_samples(other, manifest, origin, lambda: open_source(other, manifest, train))
+    sampled = write_samples(other, manifest, origin, lambda: open_source(other, manifest, train, passes=1))
     layers = experiment_backbone(other.spec).layers
     head = _bare(other, coordinates=other.spec.head.coordinates)
-    return _fitted(other, manifest, sampled, layers, layers, head), open_source(other, manifest, val)
+    return _fitted(other, manifest, sampled, layers, layers, head), open_source(other, manifest, val, passes=1)

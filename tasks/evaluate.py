@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from hypercolumns.canvas import restore_logits
-from hypercolumns.geometry import place
+from hypercolumns.geometry import Placement, place
 from hypercolumns.heads import PixelConv, convert
 from hypercolumns.metrics.bootstrap import bootstrap_intervals
 from hypercolumns.metrics.segmentation import confusion_matrix, expected_prior_matrix, majority_matrix, score
-from hypercolumns.prediction import canvas_scores
+from hypercolumns.prediction import average_views, read_views, view_logits
 from hypercolumns.problems import mean_iu
+from hypercolumns.read_ahead import read_ahead
 from hypercolumns.sources import MapSource
 from hypercolumns.specs import ExperimentSpec
 from storage.canonical import digest
@@ -28,7 +30,7 @@ from storage.models import load_model, model_exists, read_description, save_mode
 from tasks.baselines import trained_baselines
 from tasks.classifiers import load_classifier, load_sparse, torch_dtype
 from tasks.jobs import Evaluated, Extracted, Job, Prepared, Pretrained, Sampled, Trained
-from tasks.manifests import Entry, Manifest, load_manifest
+from tasks.manifests import Manifest, load_manifest
 from tasks.priors import prior_offset
 from tasks.stores import open_source
 
@@ -104,29 +106,43 @@ class _Judge:
         self.entries = manifest.splits[job.spec.dataset.val_split]
         self.predictions: dict[int, NDArray[np.uint8]] = {}
 
-    def matrices(self, name: str, model: PixelConv, source: MapSource, *, keep: bool = False) -> NDArray[np.int64]:
-        """Return one confusion matrix an image (n, C, C); `keep` the predictions for the panels."""
-        found = []
-        reader = source.select([layer.name for layer in model.layers])
-        for index, entry in enumerate(tqdm(self.entries, unit="img", desc=f"evaluate {name}", disable=None)):
-            truth, predicted = self._compare(model, reader, index, entry)
-            found.append(confusion_matrix(truth, predicted, self.manifest.classes))
-            if keep:
-                self.predictions[index] = predicted
-        return np.stack(found)
+    def matrices(
+        self, offsets: Mapping[str, Tensor | None], model: PixelConv, source: MapSource, *, keep: bool = False
+    ) -> dict[str, NDArray[np.int64]]:
+        """Score one classifier, perhaps under several priors: its maps are read and classified once for all of them.
 
-    def _compare(
-        self, model: PixelConv, source: MapSource, index: int, entry: Entry
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        spec = self.job.spec
-        scores = canvas_scores(model, source, index, flip=spec.evaluate.flip)
-        placement = place(entry.image_hw, spec.store.canvas)
+        Args:
+            offsets: by name, what is added to the model's logits (C,); None adds nothing.
+            model: the classifier.
+            source: the maps of the val split.
+            keep: keep the predictions under the first offset for the panels.
+
+        Returns:
+            By name, one confusion matrix an image (n, C, C).
+        """
+        found: dict[str, list[NDArray[np.int64]]] = {name: [] for name in offsets}
+        reader = source.select([layer.name for layer in model.layers])
+        first = next(iter(offsets))
+        flip = self.job.spec.evaluate.flip
+        inputs = read_ahead(range(len(self.entries)), lambda index: (read_views(reader, index, flip=flip), self._truth(index)))
+        for index, (maps, (truth, placement)) in enumerate(
+            tqdm(inputs, total=len(self.entries), unit="img", desc=f"evaluate {first}", disable=None)
+        ):
+            views = view_logits(model, maps)
+            for name, offset in offsets.items():
+                scores = average_views(views if offset is None else [view + offset[:, None, None] for view in views])
+                predicted = restore_logits(scores, placement).argmax(dim=0).to(torch.uint8).numpy()
+                found[name].append(confusion_matrix(truth, predicted, self.manifest.classes))
+                if keep and name == first:
+                    self.predictions[index] = predicted
+        return {name: np.stack(matrices) for name, matrices in found.items()}
+
+    def _truth(self, index: int) -> tuple[NDArray[np.uint8], Placement]:
+        """Return an image's labels, and where on the canvas they lie."""
+        entry, spec = self.entries[index], self.job.spec
         if spec.evaluate.protocol == "notebook":
-            truth = self.manifest.canvas_mask(entry, spec)
-            placement = place(spec.store.canvas.size_hw, spec.store.canvas)
-        else:
-            truth = self.manifest.mask(entry)
-        return truth, restore_logits(scores, placement).argmax(dim=0).to(torch.uint8).numpy()
+            return self.manifest.canvas_mask(entry, spec), place(spec.store.canvas.size_hw, spec.store.canvas)
+        return self.manifest.mask(entry), place(entry.image_hw, spec.store.canvas)
 
     def counted(self, name: str, train_histogram: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the matrices of a baseline that follows from label counts alone."""
@@ -142,22 +158,25 @@ def _score_all(
 ) -> dict[str, NDArray[np.int64]]:
     job, manifest = judge.job, judge.manifest
     spec = job.spec
-    source = open_source(job, manifest, spec.dataset.val_split)
+    source = open_source(job, manifest, spec.dataset.val_split, passes=1)
     dtype = torch_dtype(spec.train.precision)
     model, _ = load_classifier(PixelConv, trained.path, dtype=dtype)
-    found = {"model": judge.matrices("model", model, source, keep=True)}
-    mlp, _ = load_sparse(pretrained.path, spec.head)
-    train_pixels = manifest.histograms(spec.dataset.train_split, spec).sum(axis=0)
     offset = prior_offset(spec, manifest, sampled.path)
-    sparse = convert(mlp, dtype).eval()
-    found["sparse, sample priors"] = judge.matrices("sparse", sparse, source)
-    sparse.logit_offset.copy_(offset)
-    found["sparse, priors restored"] = judge.matrices("sparse", sparse, source)
+    if spec.train.epochs:
+        found = judge.matrices({"model": None}, model, source, keep=True)
+        mlp, _ = load_sparse(pretrained.path, spec.head)
+        sparse = convert(mlp, dtype).eval()
+        found |= judge.matrices({"sparse, sample priors": None, "sparse, priors restored": offset}, sparse, source)
+    else:
+        # The model is the sparse stage, with the priors restored.
+        found = judge.matrices({"model": None, "sparse, sample priors": -offset}, model, source, keep=True)
+        found["sparse, priors restored"] = found["model"]
+    train_pixels = manifest.histograms(spec.dataset.train_split, spec).sum(axis=0)
     for counted in (name for name in spec.evaluate.baselines if name in _COUNTED):
         found[counted] = judge.counted(counted, train_pixels)
     for name, classifier, maps in trained_baselines(job, manifest, sampled, source):
         classifier.logit_offset.copy_(offset)
-        found[name] = judge.matrices(name, classifier, maps)
+        found |= judge.matrices({name: None}, classifier, maps)
     return found
 
 

@@ -47,8 +47,9 @@ def extract_features(job: Job, prepared: Prepared) -> Extracted:
     with bar, _Writing() as writing:
         while (claim := store.claim(work.keys, names)) is not None:
             if isinstance(claim, Busy):
-                writing.check()
-                time.sleep(min(_LONGEST_WAIT_SECONDS, max(0.05, claim.seconds_left / 10)))
+                # What we are still writing ourselves is busy too.
+                if not writing.settle():
+                    time.sleep(min(_LONGEST_WAIT_SECONDS, max(0.05, claim.seconds_left / 10)))
                 continue
             _fill(claim, work, manifest, job, bar.update, writing)
             computed += len(claim.row_keys)
@@ -104,8 +105,7 @@ class _Writing:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if kind is None:
-                while self._pending:
-                    self._pending.popleft().result()
+                self.settle()
         finally:
             self.drain()
             self._executor.shutdown(wait=True)
@@ -132,10 +132,12 @@ class _Writing:
             self._pending.popleft().result()
         self._pending.append(self._executor.submit(write, *arguments))
 
-    def check(self) -> None:
-        """Raise what a finished write raised."""
-        while self._pending and self._pending[0].done():
+    def settle(self) -> bool:
+        """Wait for all that is queued, raising what it raises; False if nothing was."""
+        waited = bool(self._pending)
+        while self._pending:
             self._pending.popleft().result()
+        return waited
 
     def drain(self) -> None:
         """Drop what has not started and wait for what has."""

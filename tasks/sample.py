@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hypercolumns.columns import Frame
 from hypercolumns.errors import SamplingError
+from hypercolumns.read_ahead import read_ahead
 from hypercolumns.sampling import sample_points
 from hypercolumns.sources import MapSource
 from storage.canonical import digest
@@ -26,6 +28,9 @@ from tasks.stores import open_source
 
 __all__ = ["sample_pixels", "write_samples"]
 
+_READERS = 2
+"""Threads that read: one waits for the disk while the other one works."""
+
 
 def sample_pixels(job: Job, prepared: Prepared, extracted: Extracted) -> Sampled:
     """Write the experiment's sample set, or find it.
@@ -35,7 +40,7 @@ def sample_pixels(job: Job, prepared: Prepared, extracted: Extracted) -> Sampled
     """
     manifest = load_manifest(prepared.path)
     origin = {"store": extracted.key, "layers": list(extracted.cache)}
-    return write_samples(job, manifest, origin, lambda: open_source(job, manifest, job.spec.dataset.train_split))
+    return write_samples(job, manifest, origin, lambda: open_source(job, manifest, job.spec.dataset.train_split, passes=1))
 
 
 def write_samples(job: Job, manifest: Manifest, origin: dict[str, Any], open_maps: Callable[[], MapSource]) -> Sampled:
@@ -74,13 +79,20 @@ def _write(job: Job, manifest: Manifest, path: Path, fields: dict[str, Any], sou
     dims = sum(layer.channels for layer in source.layers)
     drawn = 0
     keys = [row_key(entry, "identity") for entry in entries]
+
+    def draw(index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]:
+        """Return the columns (m, D), labels (m,) and positions (m, 2) of an image's samples."""
+        points, labels = sample_points(manifest.canvas_mask(entries[index], spec), keys[index], spec.sample)
+        if not len(points):
+            return np.empty((0, dims), np.float32), labels, points
+        return source.gather((index, "identity"), torch.from_numpy(points), frame).numpy(), labels, points
+
     with SampleSetWriter(path, fields, keys, dims) as writer:
-        for index, entry in enumerate(tqdm(entries, unit="img", desc="sample", disable=None)):
-            points, labels = sample_points(manifest.canvas_mask(entry, spec), keys[index], spec.sample)
-            if not len(points):
-                continue
-            columns = source.gather((index, "identity"), torch.from_numpy(points), frame)
-            writer.append(columns.numpy(), labels, np.full(len(labels), index), points)
+        samples = read_ahead(range(len(entries)), draw, threads=_READERS, ahead=2 * _READERS)
+        for index, (columns, labels, points) in enumerate(
+            tqdm(samples, total=len(entries), unit="img", desc="sample", disable=None)
+        ):
+            writer.append(columns, labels, np.full(len(labels), index), points)
             drawn += len(labels)
         if not drawn:
             raise SamplingError(

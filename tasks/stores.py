@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from hypercolumns.backbones import Backbone, LayerInfo, build_backbone
 from hypercolumns.columns import Frame, point_taps, weigh
 from hypercolumns.sources import CanvasLoader, Item, select_layers
 from hypercolumns.specs import BackboneSpec, ExperimentSpec, Precision, StoreSpec
+from storage.encoding import stored_dtype
 from storage.features import FeatureStore
 from storage.reading import MapReader
 from tasks.jobs import Job
@@ -33,6 +35,12 @@ __all__ = [
 
 EXTRACTOR_VERSION = 1
 """Raised when the same inputs would give other bytes."""
+
+_FEW_PASSES = 2
+"""Up to this many, reading from the disk each time costs less than filling the page cache once."""
+
+_CACHE_SHARE = 0.5
+"""Of the memory that is available, how much of it maps may take as page cache."""
 
 _lock = threading.Lock()
 
@@ -88,12 +96,23 @@ def wanted_items(spec: ExperimentSpec, entries: Sequence[Entry], split: str) -> 
     return [(index, view) for view in views for index in range(len(entries))]
 
 
-def open_source(job: Job, manifest: Manifest, split: str) -> StoreSource:
-    """Open the maps of a split, which must have been extracted."""
+def open_source(job: Job, manifest: Manifest, split: str, *, passes: int) -> StoreSource:
+    """Open the maps of a split, which must have been extracted.
+
+    Args:
+        job: The experiment.
+        manifest: Its images.
+        split: Name of the split.
+        passes: How often each map is going to be read.
+    """
     backbone = experiment_backbone(job.spec)
     store = experiment_store(job, backbone)
     entries = manifest.splits[split]
-    return StoreSource(store, backbone.layers, entries, wanted_items(job.spec, entries, split), backbone.canvas_hw)
+    items = wanted_items(job.spec, entries, split)
+    total = len(items) * sum(layer.map_hw[0] * layer.map_hw[1] * layer.channels for layer in backbone.layers)
+    total *= stored_dtype(store.dtype).itemsize
+    keep = passes > _FEW_PASSES and total < psutil.virtual_memory().available * _CACHE_SHARE
+    return StoreSource(store, backbone.layers, entries, items, backbone.canvas_hw, keep_cached=keep)
 
 
 class StoreSource:
@@ -106,11 +125,13 @@ class StoreSource:
         entries: tuple[Entry, ...],
         items: list[Item],
         canvas_hw: tuple[int, int],
+        *,
+        keep_cached: bool,
     ) -> None:
         self.layers = tuple(layers)
         self.canvas_hw = canvas_hw
         names = [layer.name for layer in layers]
-        self._reader: MapReader = store.reader(names)
+        self._reader: MapReader = store.reader(names, keep_cached=keep_cached)
         rows = store.rows(row_keys(entries, items), names)
         self._rows = {item: int(row) for item, row in zip(items, rows, strict=True)}
 

@@ -55,7 +55,7 @@ def train_dense(job: Job, prepared: Prepared, pretrained: Pretrained) -> Trained
     cached = model_exists(job.places.models, key)
     if not cached:
         mlp, sparse_card = load_sparse(pretrained.path, job.spec.head)
-        source = open_source(job, manifest, split).select([layer.name for layer in mlp.layers])
+        source = open_source(job, manifest, split, passes=job.spec.train.epochs).select([layer.name for layer in mlp.layers])
         certificate = certify(mlp, source, [(0, "identity")]).to_json()
         model = convert(mlp, torch_dtype(job.spec.train.precision))
         if job.spec.train.epochs == 0:

@@ -18,7 +18,7 @@ def test_maps_and_columns_of_the_store_equal_those_of_the_backbone_within_its_ty
     outcome = run_tasks(spec, workspace)
     manifest = load_manifest(outcome.prepared.path)
     backbone = experiment_backbone(spec)
-    stored = open_source(outcome.job, manifest, "train")
+    stored = open_source(outcome.job, manifest, "train", passes=1)
     live = BackboneSource(backbone, canvas_loader(manifest, manifest.splits["train"], spec))
     assert [layer.name for layer in stored.layers] == [layer.name for layer in live.layers]
     items = [(4, "hflip"), (0, "identity"), (4, "identity")]

@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4
 LOCK ?= requirements.lock
 WORKSPACE ?= workspace
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml $(LOCK) | cksum | cut -d' ' -f1)
@@ -27,7 +28,7 @@ $(STAMP): pyproject.toml $(LOCK)
 	@test -n "$(PYTHON)" || { echo "error: expected Python 3.11 or newer on the PATH, found none" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(if $(findstring cpu,$(LOCK)),UV_TORCH_BACKEND=cpu )$(BIN)/uv pip sync --quiet --python $(BIN)/python $(LOCK)
+	$(if $(findstring cpu,$(LOCK)),UV_TORCH_BACKEND=cpu )$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python $(LOCK)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@rm -f $(VENV)/.installed-*
 	@touch $@
@@ -36,10 +37,10 @@ demo: setup
 	$(BIN)/hypercolumns demo --workspace $(WORKSPACE)
 
 test: setup
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 check: setup lint types layers
-	$(BIN)/python -m pytest -q --cov --cov-report=term --cov-fail-under=95
+	$(PYTEST) --cov --cov-report=term --cov-fail-under=95
 
 lint: setup
 	$(BIN)/ruff check .

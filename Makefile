@@ -53,7 +53,7 @@ layers: setup
 	$(BIN)/lint-imports
 
 test-all: setup
-	$(BIN)/python -m pytest -q -m ""
+	$(PYTEST) -m ""
 
 real: setup
 	@test -n "$(HYPERCOLUMNS_REAL_DATA)" || { echo "error: expected HYPERCOLUMNS_REAL_DATA=folder with data/ and weights/" >&2; exit 2; }

@@ -78,7 +78,7 @@ class RecordLog:
         chained = {**body, "number": number, "previous": after_link, "format": FORMAT_VERSION}
         tail = canonical_bytes(chained)[1:]
         sha256 = hashlib.sha256(tail).hexdigest()
-        publish_bytes(self.path(number), _HEAD + sha256.encode() + b'",' + tail)
+        publish_bytes(self.path(number), _head(sha256) + tail)
         return Record(number, sha256, chained)
 
     def read(self, number: int) -> Record | None:
@@ -94,7 +94,7 @@ class RecordLog:
             return None
         tail = data[_HEAD_BYTES:]
         sha256 = data[len(_HEAD) : len(_HEAD) + 64].decode("latin-1")
-        if not data.startswith(_HEAD) or hashlib.sha256(tail).hexdigest() != sha256:
+        if data[:_HEAD_BYTES] != _head(sha256) or hashlib.sha256(tail).hexdigest() != sha256:
             raise FormatError(f"{path}: the record does not match its own sha256; {REPAIR_HINT}")
         body = _parsed(path, b"{" + tail)
         if body.get("format") != FORMAT_VERSION:
@@ -127,6 +127,10 @@ class RecordLog:
     def numbers(self) -> list[int]:
         """List the numbers of all records, rising."""
         return sorted(int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit())
+
+
+def _head(sha256: str) -> bytes:
+    return _HEAD + sha256.encode("utf-8", "replace") + b'",'
 
 
 def _parsed(path: Path, data: bytes) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from storage.errors import (
 from storage.features import Busy, FeatureStore
 from storage.layout import StoreLayout
 from storage.mending import mend
+from storage.records import RecordLog
 from storage.verification import verify_path
 
 PROGRAM = Path(__file__).with_name("extracting.py")
@@ -454,6 +455,17 @@ def test_a_thousand_harmed_stores_give_no_wrong_columns_and_are_repaired(finishe
     for seed in range(1000, 2000):
         survives(finished, tmp_path / "harmed", seed)
         shutil.rmtree(tmp_path / "harmed")
+
+
+def test_every_single_byte_of_a_record_is_covered(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "harmed")
+    path = next((tmp_path / "harmed").iterdir())
+    record = path / "journal" / "records" / "0000000001.json"
+    data = record.read_bytes()
+    for position in range(len(data)):
+        record.write_bytes(data[:position] + bytes([data[position] ^ 8]) + data[position + 1 :])
+        with pytest.raises(FormatError):
+            RecordLog(record.parent).read(1)
 
 
 def test_a_row_that_no_longer_counts_is_missing_for_a_reader_that_had_it(root):

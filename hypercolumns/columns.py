@@ -31,6 +31,7 @@ __all__ = [
     "layer_axes",
     "point_taps",
     "resample",
+    "resample_columns",
     "resample_linear",
     "stack",
 ]
@@ -143,13 +144,29 @@ def resample(values: Float[Tensor, "b h w c"], layer: LayerInfo, frame: Frame, s
     rows, columns = layer_axes(layer, frame)
     if rows.is_resize(frame.canvas_hw[0]) and columns.is_resize(frame.canvas_hw[1]):
         return _interpolate(values, out_hw)
-    for dim, axis, count in ((1, rows, out_hw[0]), (2, columns, out_hw[1])):
-        plan = plan_phases(axis, count, stride_px)
-        if plan is None:
-            values = resample_linear(values, dim, axis, grid_positions(count, stride_px))
-        else:
-            values = resample_phases(values, dim, plan)
-    return values
+    return _resample_axis(_resample_axis(values, 1, rows, out_hw[0], stride_px), 2, columns, out_hw[1], stride_px)
+
+
+def resample_columns(
+    values: Float[Tensor, "b h w c"], layer: LayerInfo, frame: Frame, stride_px: int
+) -> Float[Tensor, "b h x c"]:
+    """Read a map at the columns s·(j+½) of the canvas' grid, and leave its rows as they are.
+
+    Arguments and errors are those of `resample`, whose half this is.
+    """
+    _check_map(values.shape[1:3], layer)
+    out_hw = grid_hw(frame.canvas_hw, stride_px)
+    columns = layer_axes(layer, frame)[1]
+    if columns.is_resize(frame.canvas_hw[1]):
+        return _interpolate(values, (values.shape[1], out_hw[1]))
+    return _resample_axis(values, 2, columns, out_hw[1], stride_px)
+
+
+def _resample_axis(values: Tensor, dim: int, axis: AxisMap, count: int, stride_px: int) -> Tensor:
+    plan = plan_phases(axis, count, stride_px)
+    if plan is None:
+        return resample_linear(values, dim, axis, grid_positions(count, stride_px))
+    return resample_phases(values, dim, plan)
 
 
 def _check_map(map_hw: Sequence[int], layer: LayerInfo) -> None:

@@ -243,6 +243,21 @@ class FeatureStore:
         count = self._core.state.shard_images or 1
         return np.array([there[key][0] * count + there[key][1] for key in row_keys], dtype=np.int64)
 
+    def committed_rows(self, layer: str) -> np.ndarray:
+        """Return the numbers of all rows that are committed with a layer: int64, rising."""
+        self._check_layers([layer])
+        self._core.refresh()
+        count = self._core.state.shard_images or 1
+        masks = self._core.index.masks(self._core.index.shards())
+        rows = [
+            shard * count + slot
+            for (shard, name), mask in masks.items()
+            if name == layer
+            for slot in range(count)
+            if mask >> slot & 1
+        ]
+        return np.array(sorted(rows), dtype=np.int64)
+
     def reader(
         self,
         layers: Sequence[str],

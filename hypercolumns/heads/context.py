@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hypercolumns.heads.products import linear
+
 __all__ = ["NeighbourContext", "PooledContext"]
 
 _WINDOWS = (5, 11)
@@ -57,11 +59,11 @@ class PooledContext(nn.Module):
     def forward(self, values: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w k"]:
         """Return the response of a standardised map; windows are cut off at its border."""
         # A linear layer and a mean commute: its few outputs are pooled, not the map's many channels.
-        responses = F.linear(values, self.windows.weight.to(values.dtype)).permute(0, 3, 1, 2)
+        responses = linear(values, self.windows.weight.to(values.dtype)).permute(0, 3, 1, 2)
         pooled = [
             _window_mean(part, side) for part, side in zip(torch.chunk(responses, len(_WINDOWS), 1), _WINDOWS, strict=True)
         ]
-        whole = F.linear(values.mean((1, 2), keepdim=True), self.whole.weight.to(values.dtype))
+        whole = linear(values.mean((1, 2), keepdim=True), self.whole.weight.to(values.dtype))
         return torch.stack(pooled).sum(0).permute(0, 2, 3, 1) + whole
 
 

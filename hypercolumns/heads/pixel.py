@@ -22,16 +22,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hypercolumns.backbones import LayerInfo
-from hypercolumns.columns import Frame, coordinate_columns, coordinate_grid, resample
+from hypercolumns.columns import Frame, coordinate_columns, coordinate_grid, layer_axes, resample, resample_columns
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import grid_hw
 from hypercolumns.heads.context import NeighbourContext, PooledContext
+from hypercolumns.heads.products import linear
+from hypercolumns.heads.strips import RowPlan, classify_in_strips, plan_rows
 from hypercolumns.specs import HeadSpec
 
 __all__ = ["PixelConv", "PixelMLP", "convert"]
 
 COORDINATES = 2
 _SMALLEST_STD = 1e-6
+_STRIPS_FROM = 1 << 20
+"""Hidden units of an image's grid from which strips of rows pay: fewer stay in the cache anyway."""
 
 
 class _Classifier(nn.Module):
@@ -71,7 +75,7 @@ class _Classifier(nn.Module):
         if self.second is None:
             return hidden + offset
         hidden = F.dropout(F.relu(hidden), self.spec.dropout, self.training)
-        return F.linear(hidden, self.second.weight.to(hidden.dtype), self.second.bias.to(hidden.dtype) + offset)
+        return linear(hidden, self.second.weight.to(hidden.dtype), self.second.bias.to(hidden.dtype) + offset)
 
 
 class PixelMLP(_Classifier):
@@ -80,7 +84,7 @@ class PixelMLP(_Classifier):
     def forward(self, columns: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
         """Return logits of raw (not standardised) hypercolumns, whose last two columns are coordinates if the spec has them."""
         standard = (columns.to(self.mean.dtype) - self.mean) / self.std
-        return self._after_first(self.first(standard))
+        return self._after_first(linear(standard, self.first.weight, self.first.bias))
 
     def with_coordinates(self, columns: Float[Tensor, "n c"], points_xy: Float[Tensor, "n 2"]) -> Float[Tensor, "n d"]:
         """Append the coordinate layer to gathered columns, if the spec has it."""
@@ -111,6 +115,7 @@ class PixelConv(_Classifier):
         super().__init__(layers, classes, spec, frame)
         self.dtype = dtype
         self._groups = _group_by_map(self.layers)
+        self._row_plans: dict[tuple[str, int], RowPlan] = {}
         self.context = nn.ModuleDict()
         for name, members in self._groups.items():
             if spec.context != "none" and _is_coarse(self.layers[members[0]], frame):
@@ -130,7 +135,10 @@ class PixelConv(_Classifier):
         stride = self.spec.output_stride if stride_px is None else stride_px
         if len(maps) != len(self.layers):
             raise GeometryError(f"expected {len(self.layers)} maps, one per layer, got {len(maps)}")
-        logits = self._after_first(self._pre_activations(maps, stride))
+        if self._fits_strips(maps, stride):
+            logits = self._classified_in_strips(maps, stride)
+        else:
+            logits = self._after_first(self._pre_activations(maps, stride))
         return logits.permute(0, 3, 1, 2)
 
     def forward_stacked(self, hypercolumns: Float[Tensor, "b y x d"]) -> Float[Tensor, "b k y x"]:
@@ -141,36 +149,91 @@ class PixelConv(_Classifier):
         hidden = F.conv2d(hypercolumns.permute(0, 3, 1, 2), weight[..., None, None], bias)
         return self._after_first(hidden.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
-    def _pre_activations(self, maps: Sequence[Tensor], stride: int) -> Tensor:
+    def _fits_strips(self, maps: Sequence[Tensor], stride: int) -> bool:
+        """Say whether strips of rows compute the same: not on accelerators, nor where every run draws its own dropout."""
+        height, width = grid_hw(self.frame.canvas_hw, stride)
+        large = height * width * self.first.out_features >= _STRIPS_FROM
+        drops = self.training and self.spec.dropout > 0 and self.second is not None
+        return large and not drops and self.mean.device.type == "cpu" and not any(m.requires_grad for m in maps)
+
+    def _classified_in_strips(self, maps: Sequence[Tensor], stride: int) -> Tensor:
+        bias, slices = self._sliced_weights()
+        out_hw = grid_hw(self.frame.canvas_hw, stride)
+        fine: list[Tensor] = []
+        fine_weights: list[Tensor] = []
+        responses: list[Tensor] = []
+        plans: list[RowPlan] = []
+        for name, members in self._groups.items():
+            layer = self.layers[members[0]]
+            values, weight = self._group_values(members, maps), torch.cat([slices[m] for m in members], dim=1)
+            if name not in self.context and layer.map_hw[0] * layer.map_hw[1] >= out_hw[0] * out_hw[1]:
+                fine.append(resample(values, layer, self.frame, stride))
+                fine_weights.append(weight)
+                continue
+            responses.append(resample_columns(self._response(name, values, weight), layer, self.frame, stride))
+            plans.append(self._row_plan(layer, stride))
+        if self.spec.coordinates:
+            grid = coordinate_grid(self.frame.canvas_hw, stride).to(bias)
+            fine.append(grid.expand(len(maps[0]) if maps else 1, -1, -1, -1))
+            fine_weights.append(slices[-1])
+        offset = self.logit_offset.to(self.dtype)
+        second = None if self.second is None else self.second.weight.to(self.dtype)
+        second_bias = None if self.second is None else self.second.bias.to(self.dtype) + offset
+        return classify_in_strips(
+            plans,
+            responses,
+            torch.cat(fine, dim=-1) if len(fine) > 1 else (fine[0] if fine else None),
+            torch.cat(fine_weights, dim=1) if fine else None,
+            bias if self.second is not None else bias + offset,
+            second,
+            second_bias,
+        )
+
+    def _row_plan(self, layer: LayerInfo, stride: int) -> RowPlan:
+        key = (layer.name, stride)
+        if key not in self._row_plans:
+            rows = grid_hw(self.frame.canvas_hw, stride)[0]
+            self._row_plans[key] = plan_rows(layer_axes(layer, self.frame)[0], rows, stride, self.dtype)
+        return self._row_plans[key]
+
+    def _sliced_weights(self) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the folded bias, and the folded weights of each layer (and of the coordinates)."""
         weight, bias = self.folded()
-        weight, bias = weight.to(self.dtype), bias.to(self.dtype)
         sizes = [layer.channels for layer in self.layers] + [COORDINATES] * self.spec.coordinates
-        slices = torch.split(weight, sizes, dim=1)
+        return bias.to(self.dtype), torch.split(weight.to(self.dtype), sizes, dim=1)
+
+    def _pre_activations(self, maps: Sequence[Tensor], stride: int) -> Tensor:
+        bias, slices = self._sliced_weights()
         total: Tensor | None = None
         for name, members in self._groups.items():
             group_weight = torch.cat([slices[m] for m in members], dim=1)
-            part = self._group_response(name, [maps[m] for m in members], group_weight, stride)
+            part = self._group_response(name, self._group_values(members, maps), group_weight, stride)
             total = part if total is None else total + part
         if self.spec.coordinates:
-            grid = coordinate_grid(self.frame.canvas_hw, stride).to(weight)
-            part = F.linear(grid, slices[-1])[None]
+            grid = coordinate_grid(self.frame.canvas_hw, stride).to(bias)
+            part = linear(grid, slices[-1])[None]
             total = part if total is None else total + part
         if total is None:
             raise GeometryError("expected at least one map or coordinates, got none")
         return total + bias
 
-    def _group_response(self, name: str, maps: list[Tensor], weight: Tensor, stride: int) -> Tensor:
+    def _group_values(self, members: list[int], maps: Sequence[Tensor]) -> Tensor:
+        values = maps[members[0]] if len(members) == 1 else torch.cat([maps[m] for m in members], dim=-1)
+        return values.to(self.dtype)
+
+    def _group_response(self, name: str, values: Tensor, weight: Tensor, stride: int) -> Tensor:
         out_hw = grid_hw(self.frame.canvas_hw, stride)
         layer = self.layers[self._groups[name][0]]
-        values = maps[0] if len(maps) == 1 else torch.cat(maps, dim=-1)
-        values = values.to(self.dtype)
         if layer.map_hw[0] * layer.map_hw[1] > out_hw[0] * out_hw[1] and name not in self.context:
             # A linear layer and the interpolation commute: run the cheaper one first.
-            return F.linear(resample(values, layer, self.frame, stride), weight)
-        response = F.linear(values, weight)
+            return linear(resample(values, layer, self.frame, stride), weight)
+        return resample(self._response(name, values, weight), layer, self.frame, stride)
+
+    def _response(self, name: str, values: Tensor, weight: Tensor) -> Tensor:
+        response = linear(values, weight)
         if name in self.context:
             response = response + self.context[name](self._standardised(name, values))
-        return resample(response, layer, self.frame, stride)
+        return response
 
     def _standardised(self, name: str, values: Tensor) -> Tensor:
         members = self._groups[name]

@@ -24,6 +24,15 @@ LAYERS = (
 )
 
 
+@pytest.fixture(autouse=True, params=["at once", "in strips"])
+def _both_ways(request, monkeypatch):
+    """Whatever is true of the classifier is true however many rows it takes at a time: here seven."""
+    if request.param == "in strips":
+        monkeypatch.setattr("hypercolumns.heads.pixel._STRIPS_FROM", 0)
+        monkeypatch.setattr("hypercolumns.heads.strips._STRIP_BYTES", 0)
+        monkeypatch.setattr("hypercolumns.heads.strips._FEWEST_ROWS", 7)
+
+
 def make_mlp(alignment="resize", layers=LAYERS, **options) -> PixelMLP:
     torch.manual_seed(1)
     mlp = PixelMLP(layers, 4, HeadSpec(alignment=alignment, **options), Frame(CANVAS, alignment)).eval()

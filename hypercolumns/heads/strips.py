@@ -1,0 +1,189 @@
+"""Upsample along the rows, sum and classify a few rows of the grid at a time: what lies between never leaves the cache.
+
+At full resolution the hidden units of every grid point are hundreds of megabytes, written and read once per layer. Here each
+strip of rows is finished before the next one begins: interpolate its share of every response, add up, apply the second linear
+layer, keep the logits alone. The gradient does the same again instead of remembering: memory stays that of the responses.
+
+Interpolation along the rows is a product with a matrix of two entries a row (`hypercolumns.geometry`).
+
+Source: recomputing instead of remembering follows Chen et al., "Training deep nets with sublinear memory cost", 2016, sec. 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hypercolumns.geometry import AxisMap, grid_positions, linear_taps
+from hypercolumns.heads.products import as_pixels, linear
+
+__all__ = ["RowPlan", "classify_in_strips", "plan_rows"]
+
+_STRIP_BYTES = 1 << 21
+"""Hidden units of a strip: about what the second-level caches of two cores hold."""
+
+_FEWEST_ROWS = 8
+"""Of a strip, however wide: coarse rows that two strips share are interpolated twice."""
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """How the rows of the grid read the rows of a map.
+
+    Attributes:
+        weights: (grid rows, map rows), at most two entries a row.
+        lower: First map row that each grid row reads.
+        upper: Last map row that each grid row reads.
+    """
+
+    weights: Tensor
+    lower: tuple[int, ...]
+    upper: tuple[int, ...]
+
+    def read(self, start: int, stop: int) -> tuple[Tensor, slice]:
+        """Return the weights of grid rows start to stop, and the map rows they go with."""
+        needed = slice(self.lower[start], self.upper[stop - 1] + 1)
+        return self.weights[start:stop, needed], needed
+
+
+def plan_rows(axis: AxisMap, rows: int, stride_px: int, dtype: torch.dtype) -> RowPlan:
+    """Plan the reading of a map's rows at the grid positions s·(j+½)."""
+    lower, upper, weight = linear_taps(grid_positions(rows, stride_px), axis)
+    weights = torch.zeros(rows, axis.cells, dtype=torch.float64)
+    index = torch.arange(rows)
+    weights[index, lower] += 1 - weight
+    weights[index, upper] += weight
+    # A neighbour of no weight is not read.
+    lower, upper = torch.where(weight < 1, lower, upper), torch.where(weight > 0, upper, lower)
+    return RowPlan(weights.to(dtype), tuple(lower.tolist()), tuple(upper.tolist()))
+
+
+def classify_in_strips(
+    plans: Sequence[RowPlan],
+    responses: Sequence[Tensor],
+    fine: Tensor | None,
+    first: Tensor | None,
+    bias: Tensor,
+    second: Tensor | None,
+    second_bias: Tensor | None,
+) -> Tensor:
+    """Return logits (B, y, x, K) of the sum of all maps.
+
+    Args:
+        plans: How each response is read along its rows.
+        responses: (B, h, x, H): the first linear layer's, already as wide as the grid.
+        fine: A map (B, y, x, C) of the grid's own size, to which the first linear layer is still to be applied; or None. No
+            gradient goes to it.
+        first: Weights (H, C) for it.
+        bias: (H,), added to the sum.
+        second: Weights (K, H) of the second linear layer, after a ReLU; None returns the sum itself.
+        second_bias: (K,); None with `second`.
+    """
+    logits: Tensor = _Strips.apply(tuple(plans), fine, first, bias, second, second_bias, *responses)
+    return logits
+
+
+class _Strips(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, plans: tuple[RowPlan, ...], *tensors: Tensor | None) -> Tensor:
+        work = _Work(plans, tensors)
+        ctx.plans = plans
+        ctx.save_for_backward(*tensors)
+        outputs = work.bias if work.second is None else work.second
+        logits = work.bias.new_empty((work.images, *work.grid_hw, len(outputs)))
+        for image, start, stop in work.strips():
+            hidden = work.sum(image, start, stop)
+            if work.second is not None:
+                hidden = linear(hidden.relu_(), work.second, work.second_bias)
+            logits[image, start:stop] = hidden
+        return logits
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        work = _Work(ctx.plans, ctx.saved_tensors)
+        found = _Gradients(work)
+        for image, start, stop in work.strips():
+            found.add(gradients[0][image, start:stop].contiguous(), image, start, stop)
+        return (None, None, *found.all())
+
+
+class _Work:
+    """The tensors of one call, and how they are cut into strips."""
+
+    def __init__(self, plans: Sequence[RowPlan], tensors: Sequence[Tensor | None]) -> None:
+        self.plans = plans
+        self.fine, self.first, bias, self.second, self.second_bias, *responses = tensors
+        if bias is None:
+            raise ValueError("expected a bias, got none")
+        self.bias = bias
+        self.responses = [values for values in responses if values is not None]
+        whole = self.responses[0] if self.fine is None else self.fine
+        self.images, width = whole.shape[0], whole.shape[2]
+        self.grid_hw = (len(plans[0].lower) if plans else whole.shape[1], width)
+        self.rows = max(_FEWEST_ROWS, _STRIP_BYTES // (width * len(bias) * bias.element_size()))
+
+    def strips(self) -> Iterator[tuple[int, int, int]]:
+        """Yield image, first row and row after the last one."""
+        for image in range(self.images):
+            for start in range(0, self.grid_hw[0], self.rows):
+                yield image, start, min(start + self.rows, self.grid_hw[0])
+
+    def sum(self, image: int, start: int, stop: int) -> Tensor:
+        """Return the strip's hidden units before the ReLU (n, x, H)."""
+        if self.fine is None or self.first is None:
+            total = self.bias.expand(stop - start, self.grid_hw[1], -1).contiguous()
+        else:
+            total = linear(self.fine[image, start:stop].to(self.bias.dtype), self.first, self.bias)
+        flat = total.flatten(1)
+        for plan, values in zip(self.plans, self.responses, strict=True):
+            weights, needed = plan.read(start, stop)
+            flat.addmm_(weights, values[image, needed].flatten(1))
+        return total
+
+
+class _Gradients:
+    """Sums of the gradients over all strips."""
+
+    def __init__(self, work: _Work) -> None:
+        self.work = work
+        self.first, self.second = (None if w is None else torch.zeros_like(w) for w in (work.first, work.second))
+        self.second_bias = None if work.second_bias is None else torch.zeros_like(work.second_bias)
+        self.bias = torch.zeros_like(work.bias)
+        self.responses = [torch.zeros_like(values) for values in work.responses]
+
+    def add(self, gradient: Tensor, image: int, start: int, stop: int) -> None:
+        """Add a strip's part, given the gradient of its logits (n, x, K)."""
+        work = self.work
+        if work.second is not None and self.second is not None and self.second_bias is not None:
+            active = work.sum(image, start, stop).relu_()
+            _add_product(self.second, gradient, active)
+            self.second_bias.add_(gradient.sum((0, 1)))
+            gradient = linear(gradient, work.second.t()).mul_(active.sign_())
+        self.bias.add_(gradient.sum((0, 1)))
+        if self.first is not None and work.fine is not None:
+            _add_product(self.first, gradient, work.fine[image, start:stop].to(gradient.dtype))
+        flat = gradient.flatten(1)
+        for plan, total in zip(work.plans, self.responses, strict=True):
+            weights, needed = plan.read(start, stop)
+            total[image, needed].flatten(1).addmm_(weights.t(), flat)
+
+    def all(self) -> tuple[Tensor | None, ...]:
+        return (self.first, self.bias, self.second, self.second_bias, *self.responses)
+
+
+def _add_product(total: Tensor, outputs: Tensor, inputs: Tensor) -> None:
+    """Add a strip's part of a weight's gradient (K, C): outputs' gradient (n, x, K) times inputs (n, x, C)."""
+    if outputs.dtype != torch.float32 or outputs.device.type != "cpu":
+        total.addmm_(outputs.flatten(0, 1).t(), inputs.flatten(0, 1))
+        return
+    # The weight gradient of the same 1x1 convolution that `linear` is.
+    gradient, values = (as_pixels(tensor) for tensor in (outputs, inputs))
+    mask = [False, True, False]
+    _, found, _ = torch.ops.aten.convolution_backward(
+        gradient, values, total[..., None, None], None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask
+    )
+    total.add_(found[..., 0, 0])

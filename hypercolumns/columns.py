@@ -148,18 +148,18 @@ def resample(values: Float[Tensor, "b h w c"], layer: LayerInfo, frame: Frame, s
 
 
 def resample_columns(
-    values: Float[Tensor, "b h w c"], layer: LayerInfo, frame: Frame, stride_px: int
-) -> Float[Tensor, "b h x c"]:
-    """Read a map at the columns s·(j+½) of the canvas' grid, and leave its rows as they are.
+    values: Float[Tensor, "b n w c"], layer: LayerInfo, frame: Frame, stride_px: int
+) -> Float[Tensor, "b n x c"]:
+    """Read some rows of a map at the columns s·(j+½) of the canvas' grid; the rows stay as they are.
 
     Arguments and errors are those of `resample`, whose half this is.
     """
-    _check_map(values.shape[1:3], layer)
-    out_hw = grid_hw(frame.canvas_hw, stride_px)
+    _check_map((layer.map_hw[0], values.shape[2]), layer)
+    width = grid_hw(frame.canvas_hw, stride_px)[1]
     columns = layer_axes(layer, frame)[1]
     if columns.is_resize(frame.canvas_hw[1]):
-        return _interpolate(values, (values.shape[1], out_hw[1]))
-    return _resample_axis(values, 2, columns, out_hw[1], stride_px)
+        return _interpolate(values, (values.shape[1], width))
+    return _resample_axis(values, 2, columns, width, stride_px)
 
 
 def _resample_axis(values: Tensor, dim: int, axis: AxisMap, count: int, stride_px: int) -> Tensor:

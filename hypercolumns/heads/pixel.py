@@ -14,6 +14,7 @@ Source: Hariharan et al., CVPR 2015, sec. 3.3 (linear classifiers commute with u
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -26,8 +27,8 @@ from hypercolumns.columns import Frame, coordinate_columns, coordinate_grid, lay
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import grid_hw
 from hypercolumns.heads.context import NeighbourContext, PooledContext
-from hypercolumns.heads.products import linear
-from hypercolumns.heads.strips import RowPlan, classify_in_strips, plan_rows
+from hypercolumns.heads.products import cast, linear
+from hypercolumns.heads.strips import StripPlan, classify_in_strips, plan_strips
 from hypercolumns.specs import HeadSpec
 
 __all__ = ["PixelConv", "PixelMLP", "convert"]
@@ -115,7 +116,7 @@ class PixelConv(_Classifier):
         super().__init__(layers, classes, spec, frame)
         self.dtype = dtype
         self._groups = _group_by_map(self.layers)
-        self._row_plans: dict[tuple[str, int], RowPlan] = {}
+        self._strip_plans: dict[tuple[str, int], StripPlan] = {}
         self.context = nn.ModuleDict()
         for name, members in self._groups.items():
             if spec.context != "none" and _is_coarse(self.layers[members[0]], frame):
@@ -162,7 +163,7 @@ class PixelConv(_Classifier):
         fine: list[Tensor] = []
         fine_weights: list[Tensor] = []
         responses: list[Tensor] = []
-        plans: list[RowPlan] = []
+        plans: list[StripPlan] = []
         for name, members in self._groups.items():
             layer = self.layers[members[0]]
             values, weight = self._group_values(members, maps), torch.cat([slices[m] for m in members], dim=1)
@@ -170,8 +171,8 @@ class PixelConv(_Classifier):
                 fine.append(resample(values, layer, self.frame, stride))
                 fine_weights.append(weight)
                 continue
-            responses.append(resample_columns(self._response(name, values, weight), layer, self.frame, stride))
-            plans.append(self._row_plan(layer, stride))
+            responses.append(self._response(name, values, weight))
+            plans.append(self._strip_plan(layer, stride))
         if self.spec.coordinates:
             grid = coordinate_grid(self.frame.canvas_hw, stride).to(bias)
             fine.append(grid.expand(len(maps[0]) if maps else 1, -1, -1, -1))
@@ -180,6 +181,7 @@ class PixelConv(_Classifier):
         second = None if self.second is None else self.second.weight.to(self.dtype)
         second_bias = None if self.second is None else self.second.bias.to(self.dtype) + offset
         return classify_in_strips(
+            out_hw,
             plans,
             responses,
             torch.cat(fine, dim=-1) if len(fine) > 1 else (fine[0] if fine else None),
@@ -189,12 +191,13 @@ class PixelConv(_Classifier):
             second_bias,
         )
 
-    def _row_plan(self, layer: LayerInfo, stride: int) -> RowPlan:
+    def _strip_plan(self, layer: LayerInfo, stride: int) -> StripPlan:
         key = (layer.name, stride)
-        if key not in self._row_plans:
+        if key not in self._strip_plans:
             rows = grid_hw(self.frame.canvas_hw, stride)[0]
-            self._row_plans[key] = plan_rows(layer_axes(layer, self.frame)[0], rows, stride, self.dtype)
-        return self._row_plans[key]
+            widen = partial(resample_columns, layer=layer, frame=self.frame, stride_px=stride)
+            self._strip_plans[key] = plan_strips(layer_axes(layer, self.frame)[0], rows, stride, self.dtype, widen)
+        return self._strip_plans[key]
 
     def _sliced_weights(self) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the folded bias, and the folded weights of each layer (and of the coordinates)."""
@@ -219,7 +222,7 @@ class PixelConv(_Classifier):
 
     def _group_values(self, members: list[int], maps: Sequence[Tensor]) -> Tensor:
         values = maps[members[0]] if len(members) == 1 else torch.cat([maps[m] for m in members], dim=-1)
-        return values.to(self.dtype)
+        return cast(values, self.dtype)
 
     def _group_response(self, name: str, values: Tensor, weight: Tensor, stride: int) -> Tensor:
         out_hw = grid_hw(self.frame.canvas_hw, stride)

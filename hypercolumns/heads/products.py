@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["as_pixels", "linear"]
+__all__ = ["as_pixels", "cast", "linear"]
 
 _HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
@@ -24,6 +24,13 @@ def linear(
         return F.linear(values, weight, bias)
     result = F.conv2d(as_pixels(values), weight[:, :, None, None], bias)
     return result.permute(0, 2, 3, 1).reshape(*values.shape[:-1], len(weight))
+
+
+def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert a tensor; from half precision to bfloat16 by way of float32, which CPUs do at twice the speed."""
+    if values.dtype == torch.float16 and dtype == torch.bfloat16:
+        values = values.float()
+    return values.to(dtype)
 
 
 def as_pixels(values: Float[Tensor, "*points c"]) -> Float[Tensor, "1 c n 1"]:

@@ -1,17 +1,18 @@
-"""Upsample along the rows, sum and classify a few rows of the grid at a time: what lies between never leaves the cache.
+"""Upsample, sum and classify a few rows of the grid at a time: what lies between never leaves the cache.
 
 At full resolution the hidden units of every grid point are hundreds of megabytes, written and read once per layer. Here each
 strip of rows is finished before the next one begins: interpolate its share of every response, add up, apply the second linear
 layer, keep the logits alone. The gradient does the same again instead of remembering: memory stays that of the responses.
 
-Interpolation along the rows is a product with a matrix of two entries a row (`hypercolumns.geometry`).
+A strip needs few rows of each map: they are widened to the grid, then interpolated along the rows by a product with a matrix of
+two entries a row (`hypercolumns.geometry`).
 
 Source: recomputing instead of remembering follows Chen et al., "Training deep nets with sublinear memory cost", 2016, sec. 3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from hypercolumns.geometry import AxisMap, grid_positions, linear_taps
 from hypercolumns.heads.products import as_pixels, linear
 
-__all__ = ["RowPlan", "classify_in_strips", "plan_rows"]
+__all__ = ["StripPlan", "classify_in_strips", "plan_strips"]
 
 _STRIP_BYTES = 1 << 21
 """Hidden units of a strip: about what the second-level caches of two cores hold."""
@@ -31,18 +32,20 @@ _FEWEST_ROWS = 8
 
 
 @dataclass(frozen=True)
-class RowPlan:
-    """How the rows of the grid read the rows of a map.
+class StripPlan:
+    """How the grid reads a map.
 
     Attributes:
         weights: (grid rows, map rows), at most two entries a row.
         lower: First map row that each grid row reads.
         upper: Last map row that each grid row reads.
+        widen: Interpolates some rows (1, n, w, H) along their columns: (1, n, x, H).
     """
 
     weights: Tensor
     lower: tuple[int, ...]
     upper: tuple[int, ...]
+    widen: Callable[[Tensor], Tensor]
 
     def read(self, start: int, stop: int) -> tuple[Tensor, slice]:
         """Return the weights of grid rows start to stop, and the map rows they go with."""
@@ -50,8 +53,8 @@ class RowPlan:
         return self.weights[start:stop, needed], needed
 
 
-def plan_rows(axis: AxisMap, rows: int, stride_px: int, dtype: torch.dtype) -> RowPlan:
-    """Plan the reading of a map's rows at the grid positions s·(j+½)."""
+def plan_strips(axis: AxisMap, rows: int, stride_px: int, dtype: torch.dtype, widen: Callable[[Tensor], Tensor]) -> StripPlan:
+    """Plan the reading of a map at the grid positions s·(j+½): `axis` is that of its rows, `widen` sees to its columns."""
     lower, upper, weight = linear_taps(grid_positions(rows, stride_px), axis)
     weights = torch.zeros(rows, axis.cells, dtype=torch.float64)
     index = torch.arange(rows)
@@ -59,11 +62,12 @@ def plan_rows(axis: AxisMap, rows: int, stride_px: int, dtype: torch.dtype) -> R
     weights[index, upper] += weight
     # A neighbour of no weight is not read.
     lower, upper = torch.where(weight < 1, lower, upper), torch.where(weight > 0, upper, lower)
-    return RowPlan(weights.to(dtype), tuple(lower.tolist()), tuple(upper.tolist()))
+    return StripPlan(weights.to(dtype), tuple(lower.tolist()), tuple(upper.tolist()), widen)
 
 
 def classify_in_strips(
-    plans: Sequence[RowPlan],
+    grid_hw: tuple[int, int],
+    plans: Sequence[StripPlan],
     responses: Sequence[Tensor],
     fine: Tensor | None,
     first: Tensor | None,
@@ -74,8 +78,9 @@ def classify_in_strips(
     """Return logits (B, y, x, K) of the sum of all maps.
 
     Args:
-        plans: How each response is read along its rows.
-        responses: (B, h, x, H): the first linear layer's, already as wide as the grid.
+        grid_hw: Points of the grid.
+        plans: How each response is read.
+        responses: (B, h, w, H): the first linear layer's, at the maps' own sizes.
         fine: A map (B, y, x, C) of the grid's own size, to which the first linear layer is still to be applied; or None. No
             gradient goes to it.
         first: Weights (H, C) for it.
@@ -83,15 +88,15 @@ def classify_in_strips(
         second: Weights (K, H) of the second linear layer, after a ReLU; None returns the sum itself.
         second_bias: (K,); None with `second`.
     """
-    logits: Tensor = _Strips.apply(tuple(plans), fine, first, bias, second, second_bias, *responses)
+    logits: Tensor = _Strips.apply(grid_hw, tuple(plans), fine, first, bias, second, second_bias, *responses)
     return logits
 
 
 class _Strips(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plans: tuple[RowPlan, ...], *tensors: Tensor | None) -> Tensor:
-        work = _Work(plans, tensors)
-        ctx.plans = plans
+    def forward(ctx: Any, grid_hw: tuple[int, int], plans: tuple[StripPlan, ...], *tensors: Tensor | None) -> Tensor:
+        work = _Work(grid_hw, plans, tensors)
+        ctx.grid_hw, ctx.plans = grid_hw, plans
         ctx.save_for_backward(*tensors)
         outputs = work.bias if work.second is None else work.second
         logits = work.bias.new_empty((work.images, *work.grid_hw, len(outputs)))
@@ -104,17 +109,17 @@ class _Strips(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        work = _Work(ctx.plans, ctx.saved_tensors)
+        work = _Work(ctx.grid_hw, ctx.plans, ctx.saved_tensors)
         found = _Gradients(work)
         for image, start, stop in work.strips():
             found.add(gradients[0][image, start:stop].contiguous(), image, start, stop)
-        return (None, None, *found.all())
+        return (None, None, None, *found.all())
 
 
 class _Work:
     """The tensors of one call, and how they are cut into strips."""
 
-    def __init__(self, plans: Sequence[RowPlan], tensors: Sequence[Tensor | None]) -> None:
+    def __init__(self, grid_hw: tuple[int, int], plans: Sequence[StripPlan], tensors: Sequence[Tensor | None]) -> None:
         self.plans = plans
         self.fine, self.first, bias, self.second, self.second_bias, *responses = tensors
         if bias is None:
@@ -122,9 +127,9 @@ class _Work:
         self.bias = bias
         self.responses = [values for values in responses if values is not None]
         whole = self.responses[0] if self.fine is None else self.fine
-        self.images, width = whole.shape[0], whole.shape[2]
-        self.grid_hw = (len(plans[0].lower) if plans else whole.shape[1], width)
-        self.rows = max(_FEWEST_ROWS, _STRIP_BYTES // (width * len(bias) * bias.element_size()))
+        self.images = whole.shape[0]
+        self.grid_hw = grid_hw
+        self.rows = max(_FEWEST_ROWS, _STRIP_BYTES // (grid_hw[1] * len(bias) * bias.element_size()))
 
     def strips(self) -> Iterator[tuple[int, int, int]]:
         """Yield image, first row and row after the last one."""
@@ -141,7 +146,7 @@ class _Work:
         flat = total.flatten(1)
         for plan, values in zip(self.plans, self.responses, strict=True):
             weights, needed = plan.read(start, stop)
-            flat.addmm_(weights, values[image, needed].flatten(1))
+            flat.addmm_(weights, plan.widen(values[image : image + 1, needed])[0].flatten(1))
         return total
 
 
@@ -169,10 +174,19 @@ class _Gradients:
         flat = gradient.flatten(1)
         for plan, total in zip(work.plans, self.responses, strict=True):
             weights, needed = plan.read(start, stop)
-            total[image, needed].flatten(1).addmm_(weights.t(), flat)
+            wide = torch.mm(weights.t(), flat).view(1, -1, *gradient.shape[1:])
+            total[image, needed] += _narrowed(plan, wide, total[image : image + 1, needed])[0]
 
     def all(self) -> tuple[Tensor | None, ...]:
         return (self.first, self.bias, self.second, self.second_bias, *self.responses)
+
+
+def _narrowed(plan: StripPlan, gradient: Tensor, like: Tensor) -> Tensor:
+    """Return the gradient of rows (1, n, w, H), given that of what they were widened to."""
+    with torch.enable_grad():
+        rows = torch.empty_like(like).requires_grad_()
+        (result,) = torch.autograd.grad(plan.widen(rows), rows, gradient)
+    return result
 
 
 def _add_product(total: Tensor, outputs: Tensor, inputs: Tensor) -> None:

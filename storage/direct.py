@@ -7,6 +7,7 @@ than the disk. Direct transfers need whole, aligned blocks: a `BlockWriter` gath
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import mmap
@@ -16,7 +17,7 @@ import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-__all__ = ["BLOCK_BYTES", "BlockReader", "BlockWriter"]
+__all__ = ["BLOCK_BYTES", "BlockReader", "BlockWriter", "is_cached"]
 
 BLOCK_BYTES = 4096
 """Alignment of offsets, lengths and memory: what every common device takes."""
@@ -150,6 +151,19 @@ class BlockReader:
             if error.errno != errno.EINVAL or not _clear_direct(self._descriptor):
                 raise
             return os.preadv(self._descriptor, [view], offset)
+
+
+def is_cached(mapped: mmap.mmap) -> bool:
+    """Tell whether the page cache holds all of a mapped file (mapped so that it may be written to, privately or not)."""
+    try:
+        mincore = ctypes.CDLL(None, use_errno=True).mincore
+    except (AttributeError, OSError):
+        return False
+    pages = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
+    address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+    if mincore(ctypes.c_void_p(address), ctypes.c_size_t(len(mapped)), pages) != 0:
+        return False
+    return all(page & 1 for page in bytes(pages))
 
 
 def _buffer() -> mmap.mmap:

@@ -69,8 +69,7 @@ def decode(dtype: str, stored: Array, scale_offset: Array | None = None) -> Arra
     if dtype == "uint8":
         if scale_offset is None:
             raise ValueError("uint8 needs its scale_offset to be decoded, got None")
-        values = stored.astype(np.float32)
-        values *= scale_offset[0]
+        values: Array = np.multiply(stored, scale_offset[0], dtype=np.float32)
         values += scale_offset[1]
         return values
     return stored

@@ -70,13 +70,28 @@ class MapReader:
             RowsMissingError: a row is not committed with this layer.
             DamagedError: the bytes are not those that were committed.
         """
+        return decode(self._dtype, *self.read_stored(layer, rows))
+
+    def read_stored(self, layer: str, rows: Sequence[int] | Array) -> tuple[Array, Array | None]:
+        """Read whole maps as they are kept, for a caller that decodes them itself (see `storage.encoding.decode`).
+
+        Arguments and errors are those of `read`.
+
+        Returns:
+            (B, h, w, C) of the stored type, bfloat16 as its bits; and for uint8 scale and offset, (2, B, 1, 1, C).
+        """
         shape, numbers = self._shape(layer), [int(row) for row in rows]
         if len(numbers) == 1 and self._keep_cached and not self._core.compressed:
-            return decode(self._dtype, self._view(layer, numbers[0])[None], self._scale_offset(layer, numbers))
+            return self._view(layer, numbers[0])[None], self._scale_offset(layer, numbers)
         stored = np.empty((len(numbers), *shape), stored_dtype(self._dtype))
         for row, out in zip(numbers, stored, strict=True):
             self._row_into(layer, row, "maps", out)
-        return decode(self._dtype, stored, self._scale_offset(layer, numbers))
+        return stored, self._scale_offset(layer, numbers)
+
+    @property
+    def dtype(self) -> str:
+        """The store's type."""
+        return self._dtype
 
     def read_cells(self, layer: str, row: int, cells: Sequence[int] | Array) -> Array:
         """Read some cells of one row's map; once the row is verified, only their bytes are touched.

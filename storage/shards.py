@@ -18,7 +18,7 @@ import google_crc32c
 import numpy as np
 from numcodecs import zstd  # type: ignore[import-untyped]
 
-from storage.direct import BlockReader, BlockWriter
+from storage.direct import BlockReader, BlockWriter, is_cached
 from storage.errors import DamagedError
 from storage.publish import explained_disk_errors, publish_durable
 
@@ -131,7 +131,8 @@ class ShardFile:
         row_shape: (h, w, C).
         dtype: the stored type.
         compressed: whether rows are zstd frames.
-        keep_cached: leave what is read from the disk in the page cache, for those who read it again.
+        keep_cached: leave what is read from the disk in the page cache, for those who read it again. A file that lies there
+            already is read from there in any case.
 
     Raises:
         DamagedError: the file is missing, has another size or another index.
@@ -149,7 +150,7 @@ class ShardFile:
         keep_cached: bool = True,
     ) -> None:
         self.path, self.compressed = path, compressed
-        self._keep_cached = keep_cached
+        self._keep_cached = True
         self._blocks: BlockReader | None = None
         self._size, self._row_shape, self._dtype = summary.bytes, row_shape, dtype
         self._row_bytes = int(np.prod(row_shape)) * dtype.itemsize
@@ -160,6 +161,7 @@ class ShardFile:
         weakref.finalize(self, os.close, self._descriptor)
         self._check_size()
         self._map: mmap.mmap | None = None
+        self._keep_cached = keep_cached or is_cached(self._mapped())
         self._index = self._read_index(slot_count, summary.index_crc32c)
 
     def payload(self, slot: int, crc32c: int | None = None) -> Array:
@@ -200,12 +202,11 @@ class ShardFile:
         """
         self._check_size()
         offset, length = self._extent(slot)
-        if self._map is None:
-            self._map = mmap.mmap(self._descriptor, self._size, access=mmap.ACCESS_COPY)
+        mapped = self._mapped()
         if crc32c is not None:
             # The first touch reads the whole row: one request to the disk instead of one per page.
-            self._map.madvise(mmap.MADV_WILLNEED, offset - offset % mmap.PAGESIZE, length + offset % mmap.PAGESIZE)
-        row = np.frombuffer(self._map, self._dtype, length // self._dtype.itemsize, offset).reshape(self._row_shape)
+            mapped.madvise(mmap.MADV_WILLNEED, offset - offset % mmap.PAGESIZE, length + offset % mmap.PAGESIZE)
+        row = np.frombuffer(mapped, self._dtype, length // self._dtype.itemsize, offset).reshape(self._row_shape)
         self._compare(slot, row, crc32c)
         return row
 
@@ -215,6 +216,11 @@ class ShardFile:
         data = np.empty(length + CHECKSUM_BYTES, np.uint8)
         self._read_into(data.data, offset)
         return checksum(data[:-CHECKSUM_BYTES]) == crc32c == int.from_bytes(data[-CHECKSUM_BYTES:].tobytes(), "little")
+
+    def _mapped(self) -> mmap.mmap:
+        if self._map is None:
+            self._map = mmap.mmap(self._descriptor, self._size, access=mmap.ACCESS_COPY)
+        return self._map
 
     def _compare(self, slot: int, data: Array, crc32c: int | None) -> None:
         if crc32c is not None and checksum(data) != crc32c:

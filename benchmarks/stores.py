@@ -1,0 +1,198 @@
+"""The feature store against the disk's own limits, the page cache, stock zarr and dask."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from functools import cache
+from pathlib import Path
+
+import dask.array
+import numpy as np
+import zarr
+
+from benchmarks.measuring import (
+    Figure,
+    disk_read_seconds,
+    disk_write_seconds,
+    forget,
+    interleaved,
+    ratio,
+    scratch,
+)
+from hypercolumns.read_ahead import read_ahead
+from storage.features import FeatureStore, ShardWriter
+from storage.reading import MapReader
+from tasks.statistics import channel_statistics
+from tasks.stores import read_tensor
+
+__all__ = ["cold_reading", "quantised", "sparse_reading", "statistics", "warm_reading", "writing"]
+
+# The maps of vgg11 at 224 pixels from its second layer on, 5.6 MB an image in half precision.
+LAYERS = {"a": (112, 112, 128), "b": (56, 56, 256), "c": (28, 28, 512), "d": (14, 14, 512)}
+IMAGES = 192
+_BATCH = 8
+
+
+def filled(
+    folder: Path, layers: dict[str, tuple[int, int, int]] = LAYERS, images: int = IMAGES, dtype: str = "float16"
+) -> FeatureStore:
+    """Write a store of random maps; the same few over and over, since nobody looks at them."""
+    store = FeatureStore.create_or_open(folder, {"made": "for a benchmark"}, dtype=dtype)
+    store.declare_layers(layers)
+    maps = {name: _batch(shape) for name, shape in layers.items()}
+    while isinstance(writer := store.claim(keys_of(images), list(layers)), ShardWriter):
+        with writer:
+            for first in range(0, len(writer.row_keys), _BATCH):
+                count = min(_BATCH, len(writer.row_keys) - first)
+                writer.write(first, {name: values[:count] for name, values in maps.items()})
+    return store
+
+
+@cache
+def _batch(shape: tuple[int, int, int]) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((_BATCH, *shape), np.float32).astype(np.float16)
+
+
+def keys_of(images: int) -> tuple[str, ...]:
+    """Name some images."""
+    return tuple(f"{number:064x}:identity" for number in range(images))
+
+
+def writing() -> list[Figure]:
+    """Write a store of 1 GB, against the same bytes by four plain threads past the page cache."""
+    with scratch() as folder:
+        numbers = itertools.count()
+        count = IMAGES * sum(int(np.prod(shape)) * 2 for shape in LAYERS.values())
+        ours, limit = interleaved(lambda: filled(folder / f"store-{next(numbers)}"), lambda: disk_write_seconds(folder, count))
+        details = {"megabytes_a_second": count / ours / 1e6, "limit_megabytes_a_second": count / limit / 1e6}
+        return [Figure("write rate, of the disk's limit", limit / ours, 0.8, "", details=details)]
+
+
+def warm_reading() -> list[Figure]:
+    """Read single random images that the page cache holds, against a plain read of as many bytes, and against zarr."""
+    with scratch() as folder:
+        store = filled(folder / "stores")
+        order = np.random.default_rng(1).permutation(IMAGES)
+        rows = store.rows(keys_of(IMAGES), list(LAYERS))[order]
+        arrays = [zarr.open_array(str(store.array_path(name)), mode="r") for name in LAYERS]
+        reader = store.reader(list(LAYERS))
+        targets = {name: np.empty(shape, np.float16) for name, shape in LAYERS.items()}
+        plain = _PlainFiles(folder)
+
+        def ours() -> None:
+            for row in rows:
+                for name in LAYERS:
+                    np.copyto(targets[name], reader.read(name, [row])[0])
+
+        def stock() -> None:
+            for row in rows:
+                for array in arrays:
+                    np.asarray(array[int(row)])
+
+        warm, bare, slow = interleaved(ours, lambda: plain.read(order, targets), stock)
+        details = {"seconds": warm, "plain_read_seconds": bare}
+        return [
+            Figure("warm read, of a bare read from the page cache", bare / warm, 0.7, "", details=details),
+            ratio("warm read, against zarr", 4, warm, slow),
+        ]
+
+
+class _PlainFiles:
+    """One file a layer, of the same maps one after another: nothing to look up, nothing to check."""
+
+    def __init__(self, folder: Path) -> None:
+        self.descriptors = {}
+        for name, shape in LAYERS.items():
+            path = folder / f"plain-{name}"
+            np.ones((IMAGES, *shape), np.float16).tofile(path)
+            self.descriptors[name] = os.open(path, os.O_RDONLY)
+
+    def read(self, order: np.ndarray, targets: dict[str, np.ndarray]) -> None:
+        for number in order:
+            for name, target in targets.items():
+                os.preadv(self.descriptors[name], [target.reshape(-1).view(np.uint8)], int(number) * target.nbytes)
+
+
+def cold_reading() -> list[Figure]:
+    """Read all images in random order with nothing in the page cache, against four plain threads past it."""
+    with scratch() as folder:
+        store = filled(folder / "stores")
+        rows = np.random.default_rng(1).permutation(store.rows(keys_of(IMAGES), list(LAYERS)))
+        count = IMAGES * sum(int(np.prod(shape)) * 2 for shape in LAYERS.values())
+        disk_write_seconds(folder, count)
+        read, limit = interleaved(
+            lambda: _read_all(store, rows), lambda: disk_read_seconds(folder), before=lambda: forget(folder)
+        )
+        details = {"megabytes_a_second": count / read / 1e6, "limit_megabytes_a_second": count / limit / 1e6}
+        return [Figure("cold read, checksums compared, of the disk's limit", limit / read, 0.9, "", details=details)]
+
+
+def _read_all(store: FeatureStore, rows: np.ndarray) -> None:
+    reader = store.reader(list(LAYERS), keep_cached=False)
+    for _ in read_ahead(rows, lambda row: [read_tensor(reader, name, [row]) for name in LAYERS], threads=4, ahead=8):
+        pass
+
+
+def sparse_reading() -> list[Figure]:
+    """Read the columns around eight pixels an image, against reading the whole maps with zarr."""
+    with scratch() as folder:
+        store = filled(folder / "stores")
+        rows = store.rows(keys_of(IMAGES), list(LAYERS))[:64]
+        arrays = {name: zarr.open_array(str(store.array_path(name)), mode="r") for name in LAYERS}
+        random = np.random.default_rng(2)
+        cells = {name: random.integers(0, shape[0] * shape[1], 32) for name, shape in LAYERS.items()}
+
+        def read(reader: MapReader) -> None:
+            for row in rows:
+                for name in LAYERS:
+                    reader.read_cells(name, int(row), cells[name])
+
+        def stock() -> None:
+            for row in rows:
+                for name, array in arrays.items():
+                    values = np.asarray(array[int(row)])
+                    values.reshape(-1, values.shape[-1])[cells[name]]
+
+        known = store.reader(list(LAYERS))
+        figures = [ratio("sparse read, warm, rows verified before", 15, *interleaved(lambda: read(known), stock))]
+        never, plain = interleaved(
+            lambda: read(store.reader(list(LAYERS), verify_reads="never")), stock, before=lambda: forget(folder)
+        )
+        figures.append(ratio("sparse read, cold, verify_reads=never", 10, never, plain))
+        first, plain = interleaved(
+            lambda: read(store.reader(list(LAYERS), keep_cached=False)), stock, before=lambda: forget(folder)
+        )
+        figures.append(ratio("sparse read, cold, verify_reads=first: each row is read whole", None, first, plain))
+        return figures
+
+
+def quantised() -> list[Figure]:
+    """Read a store of bytes against one of half precision, images a second, cold."""
+    with scratch() as folder:
+        stores = {dtype: filled(folder / dtype, dtype=dtype) for dtype in ("uint8", "float16")}
+        rows = stores["uint8"].rows(keys_of(IMAGES), list(LAYERS))
+
+        times = interleaved(
+            lambda: _read_all(stores["uint8"], rows),
+            lambda: _read_all(stores["float16"], rows),
+            before=lambda: forget(folder),
+        )
+        return [ratio("uint8 store, images a second cold, against float16", 1.8, *times)]
+
+
+def statistics() -> list[Figure]:
+    """Mean and variance per channel of a layer, against dask.array on the same store."""
+    with scratch() as folder:
+        store = filled(folder / "stores", {"b": LAYERS["b"]}, images=512)
+        array = dask.array.from_zarr(str(store.array_path("b")))[:512]
+
+        def plain() -> np.ndarray:
+            values = array.astype(np.float32)
+            mean, variance = dask.array.compute(values.mean(axis=(0, 1, 2)), values.var(axis=(0, 1, 2)))
+            return np.stack([mean, variance])
+
+        found = channel_statistics(store, "b")
+        difference = float(np.abs(np.stack([found.mean, found.variance]) - plain()).max())
+        times = interleaved(lambda: channel_statistics(store, "b"), plain)
+        return [ratio("channel statistics, against dask", 10, *times, largest_difference=difference)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -71,27 +72,38 @@ def layer_axes(layer: LayerInfo, frame: Frame) -> tuple[AxisMap, AxisMap]:
 
 
 def point_taps(
-    points_xy: Float[Tensor, "n 2"], layer: LayerInfo, frame: Frame
-) -> tuple[Int[Tensor, "n 4"], Float[Tensor, "n 4"]]:
-    """Find the four cells around each point and their weights α_ik.
+    points_xy: Float[Tensor, "n 2"], layers: Sequence[LayerInfo], frame: Frame
+) -> tuple[Int[Tensor, "l n 4"], Float[Tensor, "l n 4"]]:
+    """Find the four cells around each point in each layer's map, and their weights α_ik.
 
     Args:
         points_xy: Canvas positions (n, 2); the centre of pixel (x, y) is (x+½, y+½).
-        layer: The layer whose map is read.
+        layers: The layers whose maps are read.
         frame: Canvas and alignment.
 
     Returns:
-        Flat cell numbers y·w + x (n, 4) and their weights (n, 4), which sum to one.
+        Flat cell numbers y·w + x (layers, n, 4) and their weights (layers, n, 4), which sum to one.
     """
-    rows, columns = layer_axes(layer, frame)
-    top, bottom, weight_y = linear_taps(points_xy[:, 1], rows)
-    left, right, weight_x = linear_taps(points_xy[:, 0], columns)
-    width = layer.map_hw[1]
-    cells = torch.stack([top * width + left, top * width + right, bottom * width + left, bottom * width + right], dim=1)
-    weights = torch.stack(
-        [(1 - weight_y) * (1 - weight_x), (1 - weight_y) * weight_x, weight_y * (1 - weight_x), weight_y * weight_x], dim=1
-    )
-    return cells, weights.to(torch.float32)
+    # All layers and both axes at once: for a few points the number of operations is what takes time.
+    scale, shift, cells, width = (part.to(points_xy.device) for part in _axes_table(tuple(layers), frame))
+    coordinate = (points_xy.to(torch.float64) * scale + shift).clamp(min=0).minimum(cells - 1)
+    lower = coordinate.floor().minimum((cells - 2).clamp(min=0))
+    upper_weight = coordinate - lower
+    upper = (lower + 1).minimum(cells - 1)
+    (left, top), (right, bottom) = (ends.long().unbind(-1) for ends in (lower, upper))
+    top, bottom = top * width, bottom * width
+    taps = torch.stack([top + left, top + right, bottom + left, bottom + right], dim=-1)
+    weights = torch.stack([1 - upper_weight, upper_weight], dim=-1)
+    return taps, (weights[..., 1, :, None] * weights[..., 0, None, :]).flatten(-2).float()
+
+
+@lru_cache(maxsize=64)
+def _axes_table(layers: tuple[LayerInfo, ...], frame: Frame) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tabulate the layers' axes: scale, shift and cells (layers, 1, 2), x before y, and the maps' widths (layers, 1)."""
+    axes = [layer_axes(layer, frame)[::-1] for layer in layers]
+    table = torch.tensor([[[axis.scale, axis.shift, axis.cells] for axis in pair] for pair in axes], dtype=torch.float64)
+    scale, shift, cells = table.reshape(len(layers), 1, 2, 3).unbind(-1)
+    return scale, shift, cells, cells[..., 0].long()
 
 
 def gather(
@@ -113,12 +125,18 @@ def gather(
 
     Source: Hariharan et al., CVPR 2015, sec. 3.
     """
-    columns = []
     for values, layer in zip(maps, layers, strict=True):
         _check_map(values.shape[:2], layer)
-        cells, weights = point_taps(points_xy, layer, frame)
-        columns.append(weigh(values.reshape(-1, values.shape[-1])[cells.reshape(-1)], weights))
-    return torch.cat(columns, dim=1)
+    cells, weights = point_taps(points_xy, layers, frame)
+    columns = [_gather_cells(m.flatten(0, 1), c, w) for m, c, w in zip(maps, cells, weights, strict=True)]
+    return torch.cat([torch.empty(len(points_xy), 0, device=points_xy.device), *columns], dim=1)
+
+
+def _gather_cells(values: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
+    """Sum four cells (n, 4) of a flat map (h·w, C) with their weights, in float32."""
+    if values.dtype == torch.float32:
+        return F.embedding_bag(cells, values, per_sample_weights=weights, mode="sum")
+    return weigh(values[cells.reshape(-1)], weights)
 
 
 def weigh(values: Float[Tensor, "four_n c"], weights: Float[Tensor, "n 4"]) -> Float[Tensor, "n c"]:

@@ -145,8 +145,7 @@ class StoreSource:
         """Return the hypercolumns of one image at canvas positions, reading only the cells around them."""
         row = self._rows[item]
         columns = []
-        for layer in self.layers:
-            cells, weights = point_taps(points_xy, layer, frame)
+        for layer, cells, weights in zip(self.layers, *point_taps(points_xy, self.layers, frame), strict=True):
             columns.append(weigh(_tensor(self._reader.read_cells(layer.name, row, cells.reshape(-1).numpy())), weights))
         return torch.cat([torch.empty(len(points_xy), 0), *columns], dim=1)
 

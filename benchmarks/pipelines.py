@@ -1,0 +1,212 @@
+"""Stages of the pipeline against what they replace: the raw backbone, recomputing, plain calls without flows."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from benchmarks.measuring import Figure, interleaved, ratio, scratch
+from hypercolumns.backbones import Backbone
+from hypercolumns.canvas import normalise
+from hypercolumns.columns import Frame
+from hypercolumns.heads import PixelMLP, convert
+from hypercolumns.problems import DenseProblem
+from hypercolumns.sources import BackboneSource, MapSource
+from hypercolumns.specs import ExperimentSpec, HeadSpec, TrainSpec, parse_spec
+from tasks.extract import extract_features
+from tasks.jobs import Job, Prepared
+from tasks.manifests import load_manifest
+from tasks.prepare import prepare_dataset
+from tasks.stores import canvas_loader, experiment_backbone, open_source
+
+__all__ = ["camvid", "dense_epoch", "extraction", "flow_overhead", "sampling", "start_up"]
+
+SIDE = 224
+_ROOT = Path(__file__).parent.parent
+_BATCH = 8
+
+
+def experiment(workspace: Path, images: int, **sections: dict[str, Any]) -> tuple[Job, Prepared, int]:
+    """Make an experiment on generated figures of 224 pixels; return it, its data, and how many images it has."""
+    values: dict[str, Any] = {
+        "dataset": {"kind": "shapes", "shapes": {"images": images, "size": SIDE, "seed": 0}},
+        "store": {"canvas": {"size_hw": [SIDE, SIDE]}, "views": ["identity"], **sections.pop("store", {})},
+        "evaluate": {"baselines": []},
+        **sections,
+    }
+    job = Job(spec=parse_spec(ExperimentSpec, values), workspace=workspace)
+    prepared = prepare_dataset(job)
+    return job, prepared, sum(prepared.images.values())
+
+
+def extraction() -> list[Figure]:
+    """Decode, run, cast and write, against the bare network on images that lie in memory."""
+    cases = (("vgg11", "float32", 0.95), ("vgg11", "bfloat16", 0.92))
+    cases += (("squeezenet1_0", "float32", 0.92), ("squeezenet1_0", "bfloat16", 0.85))
+    with scratch() as folder:
+        return [_extraction(folder, *case) for case in cases]
+
+
+def _extraction(folder: Path, name: str, precision: str, target: float) -> Figure:
+    backbone_spec, store_spec = {"name": name, "weights": "random:0"}, {"precision": precision}
+    job, prepared, images = experiment(folder, 64 if name == "vgg11" else 192, backbone=backbone_spec, store=store_spec)
+    backbone = experiment_backbone(job.spec)
+    batch = normalise(torch.randint(0, 255, (_BATCH, SIDE, SIDE, 3), dtype=torch.uint8), (0.5,) * 3, (0.2,) * 3)
+    ours, bare = interleaved(
+        lambda: extract_features(job, prepared),
+        lambda: _run_bare(backbone, batch, images // _BATCH),
+        before=lambda: shutil.rmtree(job.places.stores, ignore_errors=True),
+    )
+    rate, bare_rate = images / ours, images // _BATCH * _BATCH / bare
+    details = {"images_a_second": rate, "bare_images_a_second": bare_rate}
+    return Figure(f"extraction, {name} {precision}: rate kept", rate / bare_rate, target, "", details=details)
+
+
+def _run_bare(backbone: Backbone, batch: torch.Tensor, batches: int) -> None:
+    for _ in range(batches):
+        backbone(batch)
+
+
+def _epoch(source: MapSource, images: int, labels: np.ndarray) -> None:
+    torch.manual_seed(0)
+    spec = TrainSpec(batch=2, loss_stride=4, precision="float32")
+    frame = Frame(source.canvas_hw)
+    model = convert(PixelMLP(source.layers, 7, HeadSpec(hidden=64, output_stride=4, context="none"), frame))
+    problem = DenseProblem(
+        source, range(images), [], lambda _: labels, ("identity",), torch.ones(7), spec, [str(i) for i in range(images)]
+    )
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    for batch in problem.batches(0):
+        optimiser.zero_grad()
+        problem.loss(model, batch).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+
+def dense_epoch() -> list[Figure]:
+    """Train the dense head for an epoch from the store, against recomputing the backbone in it."""
+    with scratch() as folder:
+        return [_dense_epoch(folder, name, target) for name, target in (("vgg11", 8.0), ("vgg16", 15.0))]
+
+
+def _dense_epoch(folder: Path, name: str, target: float) -> Figure:
+    stored, live, images = _sources(folder, name)
+    labels = np.random.default_rng(0).integers(0, 7, (SIDE, SIDE), np.uint8)
+    times = interleaved(lambda: _epoch(stored, images, labels), lambda: _epoch(live, images, labels), repeats=3)
+    return ratio(f"dense epoch from the store, {name}", target, *times, images=images)
+
+
+def sampling() -> list[Figure]:
+    """Gather 63 hypercolumns an image from the store (rows verified, in the page cache), against recomputing the maps."""
+    with scratch() as folder:
+        stored, live, images = _sources(folder, "vgg11")
+        points = torch.rand(63, 2, dtype=torch.float64) * SIDE
+        frame = Frame((SIDE, SIDE))
+
+        def run(source: MapSource) -> None:
+            for index in range(images):
+                source.gather((index, "identity"), points, frame)
+
+        return [ratio("sampling 63 pixels from the store, vgg11", 150, *interleaved(lambda: run(stored), lambda: run(live)))]
+
+
+def _sources(folder: Path, name: str) -> tuple[MapSource, MapSource, int]:
+    """Return the same maps from a store and from the backbone, and how many images there are."""
+    job, prepared, _ = experiment(folder, 32, backbone={"name": name, "weights": "random:0"})
+    manifest = load_manifest(prepared.path)
+    extract_features(job, prepared)
+    images = manifest.splits["train"]
+    live = BackboneSource(experiment_backbone(job.spec), canvas_loader(manifest, images, job.spec))
+    return open_source(job, manifest, "train", passes=10), live, len(images)
+
+
+def start_up() -> list[Figure]:
+    """Ask for help, against importing torch."""
+    command = str(Path(sys.executable).with_name("hypercolumns"))
+    times = interleaved(lambda: _call(command, "--help"), lambda: _call(sys.executable, "-c", "import torch"))
+    return [ratio("start-up: --help, against import torch", 1, *times)]
+
+
+_PLAIN = """
+import sys
+from pathlib import Path
+from hypercolumns.allocator import keep_freed_memory
+keep_freed_memory()
+from cli.config import load_experiment
+from tasks.jobs import Job
+from tasks.prepare import prepare_dataset
+from tasks.extract import extract_features
+from tasks.sample import sample_pixels
+from tasks.pretrain import pretrain_classifier
+from tasks.train import train_dense
+from tasks.evaluate import evaluate_model
+job = Job(spec=load_experiment(Path(sys.argv[1]), []), workspace=Path(sys.argv[2]))
+prepared = prepare_dataset(job)
+extracted = extract_features(job, prepared)
+sampled = sample_pixels(job, prepared, extracted)
+pretrained = pretrain_classifier(job, prepared, extracted, sampled)
+trained = train_dense(job, prepared, pretrained)
+evaluate_model(job, prepared, extracted, sampled, pretrained, trained)
+"""
+
+
+def flow_overhead() -> list[Figure]:
+    """Run an experiment through Prefect with its report, against the same stages called one after the other."""
+    with scratch() as folder:
+        config = folder / "experiment.yaml"
+        values = {
+            "dataset": {"kind": "shapes", "shapes": {"images": 60, "size": 128, "seed": 0}},
+            "backbone": {"name": "squeezenet1_1", "weights": "shapes"},
+            "store": {"canvas": {"size_hw": [128, 128]}},
+            "train": {"epochs": 3},
+            "evaluate": {"baselines": []},
+        }
+        config.write_text(yaml.safe_dump(values), encoding="utf-8")
+        command = str(Path(sys.executable).with_name("hypercolumns"))
+        flows, plain = folder / "flows", folder / "plain"
+
+        def clear() -> None:
+            for workspace in (flows, plain):
+                for part in ("stores", "samples", "models", "runs", "evaluations", "datasets", "manifests"):
+                    shutil.rmtree(workspace / part, ignore_errors=True)
+
+        ours, bare = interleaved(
+            lambda: _call(command, "run", str(config), "--workspace", str(flows)),
+            lambda: _call(sys.executable, "-c", _PLAIN, str(config), str(plain)),
+            repeats=3,
+            before=clear,
+        )
+        details = {"seconds": ours, "plain_seconds": bare, "allowed_seconds": 5 + 0.02 * bare}
+        return [Figure("flow overhead beyond 2 %, seconds", ours - 1.02 * bare, 5, "s", at_most=True, details=details)]
+
+
+def camvid() -> list[Figure]:
+    """From images to a trained model at 0.60 val mean IU, cold; without the real photographs there is no such row."""
+    if "HYPERCOLUMNS_REAL_DATA" not in os.environ:
+        return []
+    command = str(Path(sys.executable).with_name("hypercolumns"))
+    with scratch() as folder:
+        config = str(_ROOT / "configs" / "camvid.yaml")
+        quick = ["train.epochs=2", "store.views=[identity]", "evaluate.baselines=[]"]
+        start = time.perf_counter()
+        printed = _call(command, "run", config, *quick, "--workspace", str(folder), "--json")
+        seconds = time.perf_counter() - start
+        result = json.loads(printed.splitlines()[-1])
+        details = {"mean_iu": result["metrics"]["mean_iu"], "timings": result["timings"]}
+        return [
+            Figure("CamVid, cold, all in, seconds", seconds, 120, "s", at_most=True, details=details),
+            Figure("CamVid in that time: val mean IU", result["metrics"]["mean_iu"], 0.60, "", details=details),
+        ]
+
+
+def _call(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=_ROOT).stdout

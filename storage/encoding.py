@@ -90,8 +90,10 @@ def _copy(row: Array, out: Array) -> None:
 
 def _bits_stay_finite(bits: Array, infinity: int) -> bool:
     """Tell whether no 16-bit float has the exponent of infinity. On bits, since numpy compares half precision one by one."""
-    # As signed numbers the positive floats are in order; as unsigned ones the negative floats come last, in order.
-    return int(bits.view(np.int16).max(initial=0)) < infinity and int(bits.max(initial=0)) < infinity | 0x8000
+    # As unsigned numbers the positive floats are in order and the negative ones come after them, in order: after a ReLU one
+    # look is enough. As signed numbers the positive floats are the larger ones.
+    largest = int(bits.max(initial=0))
+    return largest < infinity or (largest < infinity | 0x8000 and int(bits.view(np.int16).max(initial=0)) < infinity)
 
 
 def _to_bfloat16_bits(row: Array, out: Array) -> None:

@@ -14,7 +14,7 @@ Source: Hariharan et al., CVPR 2015, sec. 3.3 (linear classifiers commute with u
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from itertools import groupby
 
 import torch
@@ -35,7 +35,7 @@ __all__ = ["PixelConv", "PixelMLP", "convert"]
 
 COORDINATES = 2
 _SMALLEST_STD = 1e-6
-_STRIPS_FROM = 1 << 20
+_STRIPS_FROM_BYTES = 1 << 23
 """Hidden units of an image's grid from which strips of rows pay: fewer stay in the cache anyway."""
 
 
@@ -136,11 +136,9 @@ class PixelConv(_Classifier):
         stride = self.spec.output_stride if stride_px is None else stride_px
         if len(maps) != len(self.layers):
             raise GeometryError(f"expected {len(self.layers)} maps, one per layer, got {len(maps)}")
-        if self._fits_strips(maps, stride):
-            logits = self._classified_in_strips(maps, stride)
-        else:
-            logits = self._after_first(self._pre_activations(maps, stride))
-        return logits.permute(0, 3, 1, 2)
+        bias, fine, responses = self._parts(maps, stride)
+        classified = self._in_strips if self._fits_strips(maps, stride) else self._at_once
+        return classified(bias, fine, responses, stride).permute(0, 3, 1, 2)
 
     def forward_stacked(self, hypercolumns: Float[Tensor, "b y x d"]) -> Float[Tensor, "b k y x"]:
         """Return logits of explicit hypercolumns (with coordinates, if any) by plain 1x1 convolutions: the reference form."""
@@ -153,42 +151,62 @@ class PixelConv(_Classifier):
     def _fits_strips(self, maps: Sequence[Tensor], stride: int) -> bool:
         """Say whether strips of rows compute the same: not on accelerators, nor where every run draws its own dropout."""
         height, width = grid_hw(self.frame.canvas_hw, stride)
-        large = height * width * self.first.out_features >= _STRIPS_FROM
+        large = height * width * self.first.out_features * self.dtype.itemsize >= _STRIPS_FROM_BYTES
         drops = self.training and self.spec.dropout > 0 and self.second is not None
         return large and not drops and self.mean.device.type == "cpu" and not any(m.requires_grad for m in maps)
 
-    def _classified_in_strips(self, maps: Sequence[Tensor], stride: int) -> Tensor:
-        bias, slices = self._sliced_weights()
-        out_hw = grid_hw(self.frame.canvas_hw, stride)
-        fine: list[Tensor] = []
-        fine_weights: list[Tensor] = []
-        responses: list[Tensor] = []
-        plans: list[StripPlan] = []
+    def _parts(
+        self, maps: Sequence[Tensor], stride: int
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]], list[tuple[LayerInfo, Tensor]]]:
+        """Return what sums up to the first layer's output: the bias, fine maps and coarse ones.
+
+        A linear layer and the interpolation commute; the cheaper one goes first. Maps at least as large as the grid are read at
+        its points, (B, y, x, C), and come with the weights still to be applied; of the others there is the response, (B, h, w,
+        H), still to be upsampled.
+        """
+        weight, bias = self.folded()
+        sizes = [layer.channels for layer in self.layers] + [COORDINATES] * self.spec.coordinates
+        slices = torch.split(weight.to(self.dtype), sizes, dim=1)
+        height, width = grid_hw(self.frame.canvas_hw, stride)
+        fine: list[tuple[Tensor, Tensor]] = []
+        coarse: list[tuple[LayerInfo, Tensor]] = []
         for name, members in self._groups.items():
             layer = self.layers[members[0]]
-            values, weight = self._group_values(members, maps), torch.cat([slices[m] for m in members], dim=1)
-            if name not in self.context and layer.map_hw[0] * layer.map_hw[1] >= out_hw[0] * out_hw[1]:
-                fine.append(resample(values, layer, self.frame, stride))
-                fine_weights.append(weight)
+            values, group_weight = (_joined([part[m] for m in members]) for part in (maps, slices))
+            values = cast(values, self.dtype)
+            if name not in self.context and layer.map_hw[0] * layer.map_hw[1] >= height * width:
+                fine.append((resample(values, layer, self.frame, stride), group_weight))
                 continue
-            responses.append(self._response(name, values, weight))
-            plans.append(self._strip_plan(layer, stride))
+            response = linear(values, group_weight)
+            if name in self.context:
+                response = response + self.context[name](self._standardised(name, values))
+            coarse.append((layer, response))
         if self.spec.coordinates:
-            grid = coordinate_grid(self.frame.canvas_hw, stride).to(bias)
-            fine.append(grid.expand(len(maps[0]) if maps else 1, -1, -1, -1))
-            fine_weights.append(slices[-1])
+            fine.append((coordinate_grid(self.frame.canvas_hw, stride).to(bias.device, self.dtype)[None], slices[-1]))
+        return bias.to(self.dtype), fine, coarse
+
+    def _at_once(
+        self, bias: Tensor, fine: list[tuple[Tensor, Tensor]], coarse: list[tuple[LayerInfo, Tensor]], stride: int
+    ) -> Tensor:
+        parts = [linear(values, weight) for values, weight in fine]
+        parts += [resample(response, layer, self.frame, stride) for layer, response in coarse]
+        return self._after_first(reduce(torch.add, parts) + bias)
+
+    def _in_strips(
+        self, bias: Tensor, fine: list[tuple[Tensor, Tensor]], coarse: list[tuple[LayerInfo, Tensor]], stride: int
+    ) -> Tensor:
+        images = max(len(values) for values in [*(values for values, _ in fine), *(response for _, response in coarse)])
+        fine_maps = [values.expand(images, -1, -1, -1) for values, _ in fine]
         offset = self.logit_offset.to(self.dtype)
-        second = None if self.second is None else self.second.weight.to(self.dtype)
-        second_bias = None if self.second is None else self.second.bias.to(self.dtype) + offset
         return classify_in_strips(
-            out_hw,
-            plans,
-            responses,
-            torch.cat(fine, dim=-1) if len(fine) > 1 else (fine[0] if fine else None),
-            torch.cat(fine_weights, dim=1) if fine else None,
+            grid_hw(self.frame.canvas_hw, stride),
+            [self._strip_plan(layer, stride) for layer, _ in coarse],
+            [response for _, response in coarse],
+            _joined(fine_maps) if fine else None,
+            _joined([weight for _, weight in fine]) if fine else None,
             bias if self.second is not None else bias + offset,
-            second,
-            second_bias,
+            None if self.second is None else self.second.weight.to(self.dtype),
+            None if self.second is None else self.second.bias.to(self.dtype) + offset,
         )
 
     def _strip_plan(self, layer: LayerInfo, stride: int) -> StripPlan:
@@ -198,45 +216,6 @@ class PixelConv(_Classifier):
             widen = partial(resample_columns, layer=layer, frame=self.frame, stride_px=stride)
             self._strip_plans[key] = plan_strips(layer_axes(layer, self.frame)[0], rows, stride, self.dtype, widen)
         return self._strip_plans[key]
-
-    def _sliced_weights(self) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the folded bias, and the folded weights of each layer (and of the coordinates)."""
-        weight, bias = self.folded()
-        sizes = [layer.channels for layer in self.layers] + [COORDINATES] * self.spec.coordinates
-        return bias.to(self.dtype), torch.split(weight.to(self.dtype), sizes, dim=1)
-
-    def _pre_activations(self, maps: Sequence[Tensor], stride: int) -> Tensor:
-        bias, slices = self._sliced_weights()
-        total: Tensor | None = None
-        for name, members in self._groups.items():
-            group_weight = torch.cat([slices[m] for m in members], dim=1)
-            part = self._group_response(name, self._group_values(members, maps), group_weight, stride)
-            total = part if total is None else total + part
-        if self.spec.coordinates:
-            grid = coordinate_grid(self.frame.canvas_hw, stride).to(bias)
-            part = linear(grid, slices[-1])[None]
-            total = part if total is None else total + part
-        if total is None:
-            raise GeometryError("expected at least one map or coordinates, got none")
-        return total + bias
-
-    def _group_values(self, members: list[int], maps: Sequence[Tensor]) -> Tensor:
-        values = maps[members[0]] if len(members) == 1 else torch.cat([maps[m] for m in members], dim=-1)
-        return cast(values, self.dtype)
-
-    def _group_response(self, name: str, values: Tensor, weight: Tensor, stride: int) -> Tensor:
-        out_hw = grid_hw(self.frame.canvas_hw, stride)
-        layer = self.layers[self._groups[name][0]]
-        if layer.map_hw[0] * layer.map_hw[1] > out_hw[0] * out_hw[1] and name not in self.context:
-            # A linear layer and the interpolation commute: run the cheaper one first.
-            return linear(resample(values, layer, self.frame, stride), weight)
-        return resample(self._response(name, values, weight), layer, self.frame, stride)
-
-    def _response(self, name: str, values: Tensor, weight: Tensor) -> Tensor:
-        response = linear(values, weight)
-        if name in self.context:
-            response = response + self.context[name](self._standardised(name, values))
-        return response
 
     def _standardised(self, name: str, values: Tensor) -> Tensor:
         members = self._groups[name]
@@ -256,6 +235,11 @@ def convert(mlp: PixelMLP, dtype: torch.dtype = torch.float32) -> PixelConv:
     conv = PixelConv(mlp.layers, mlp.classes, mlp.spec, mlp.frame, dtype)
     conv.load_state_dict(mlp.state_dict(), strict=not conv.context)
     return conv
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Join tensors along their channels, which come last; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=-1)
 
 
 def _group_by_map(layers: Sequence[LayerInfo]) -> dict[str, list[int]]:

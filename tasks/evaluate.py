@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from hypercolumns.canvas import restore_logits
+from hypercolumns.canvas import best_labels, restore_logits
 from hypercolumns.geometry import Placement, place
 from hypercolumns.heads import PixelConv, convert
 from hypercolumns.metrics.bootstrap import bootstrap_intervals
@@ -131,7 +130,7 @@ class _Judge:
             views = view_logits(model, maps)
             for name, offset in offsets.items():
                 scores = average_views(views if offset is None else [view + offset[:, None, None] for view in views])
-                predicted = restore_logits(scores, placement).argmax(dim=0).to(torch.uint8).numpy()
+                predicted = best_labels(restore_logits(scores, placement))
                 found[name].append(confusion_matrix(truth, predicted, self.manifest.classes))
                 if keep and name == first:
                     self.predictions[index] = predicted

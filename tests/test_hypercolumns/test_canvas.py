@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from hypercolumns.canvas import fit_image, fit_mask, flip_view, normalise, restore_logits
+from hypercolumns.canvas import best_labels, fit_image, fit_mask, flip_view, normalise, restore_logits
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import Placement, place
 from hypercolumns.specs import CanvasSpec
@@ -197,3 +197,13 @@ def test_fitting_and_restoring_labels_brings_them_back() -> None:
     canvas_mask = fit_mask(mask, placement)
     scores = functional.one_hot(torch.from_numpy(canvas_mask).long().clamp(max=5), 6).permute(2, 0, 1).float()
     np.testing.assert_array_equal(restore_logits(scores, placement).argmax(0).numpy(), mask)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_best_label_is_the_first_of_the_largest_logits_however_they_lie_in_memory(channels_last):
+    logits = torch.randint(0, 3, (5, 11, 7), generator=torch.Generator().manual_seed(0)).float()
+    logits = logits.permute(1, 2, 0).contiguous().permute(2, 0, 1) if channels_last else logits
+    expected = [[max(range(5), key=lambda k, y=y, x=x: (float(logits[k, y, x]), -k)) for x in range(7)] for y in range(11)]
+    found = best_labels(logits)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, expected)

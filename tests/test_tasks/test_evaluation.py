@@ -106,8 +106,14 @@ def test_random_weights_are_a_baseline_with_a_store_of_their_own(data, workspace
 def test_without_dense_training_the_model_is_the_converted_sparse_stage_with_its_priors_restored(data, workspace):
     outcome = run_tasks(tiny_spec(data, train__epochs=0), workspace)
     assert outcome.trained.history["epochs"] == []
-    sparse = outcome.evaluated.baselines["sparse, priors restored"]
-    assert outcome.evaluated.metrics["per_class_iu"] == sparse["per_class_iu"]
+    # Where there is a dense model too, the sparse stage is scored by itself, under both priors.
+    dense = run_tasks(tiny_spec(data, train__epochs=1), workspace)
+    assert dense.pretrained.key == outcome.pretrained.key
+    for name in ("sparse, priors restored", "sparse, sample priors"):
+        expected = dense.evaluated.baselines[name]["per_class_iu"]
+        assert outcome.evaluated.baselines[name]["per_class_iu"] == pytest.approx(expected, abs=1e-9), name
+    assert outcome.evaluated.metrics["per_class_iu"] == outcome.evaluated.baselines["sparse, priors restored"]["per_class_iu"]
+    assert outcome.evaluated.metrics["mean_iu"] != dense.evaluated.metrics["mean_iu"]
 
 
 def test_the_notebook_protocol_scores_every_model_at_the_canvas_with_void_as_background(tmp_path, workspace):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from hypercolumns.allocator import keep_freed_memory
+from hypercolumns.allocator import keep_freed_memory, release_freed_memory
 from hypercolumns.specs import ExperimentSpec
 from storage.workspace import resolve_workspace
 from tasks.jobs import Evaluated, Extracted, Job, Stage, Trained
@@ -44,6 +44,9 @@ def recorded_run(config: ExperimentSpec, workspace: Path | None) -> Iterator[Job
     except BaseException as error:
         fail_run(job, error)
         raise
+    finally:
+        # A worker lives on after the run, and others want the memory.
+        release_freed_memory()
 
 
 def conclude(job: Job, **stages: Stage) -> FlowResult:

@@ -95,7 +95,7 @@ class BlockWriter:
             leaving.result()
 
     def _write_at(self, buffer: mmap.mmap, first: int, last: int, offset: int) -> None:
-        """Write buffer[first:last] at a file offset; after a short write, go on from a whole block."""
+        """Write buffer[first:last] at a file offset; after a short write, go on through the page cache, at any size."""
         view = memoryview(buffer)
         while first < last:
             try:
@@ -105,7 +105,7 @@ class BlockWriter:
                     raise
                 continue
             if count < last - first:
-                count -= count % BLOCK_BYTES
+                _clear_direct(self._descriptor)
             first, offset = first + count, offset + count
 
 

@@ -161,8 +161,8 @@ class ShardFile:
         weakref.finalize(self, os.close, self._descriptor)
         self._check_size()
         self._map: mmap.mmap | None = None
-        self._keep_cached = keep_cached or is_cached(self._mapped())
         self._index = self._read_index(slot_count, summary.index_crc32c)
+        self._keep_cached = keep_cached or is_cached(self._mapped())
 
     def payload(self, slot: int, crc32c: int | None = None) -> Array:
         """Return the stored bytes of a row, copied, as uint8; checked if a checksum is given.

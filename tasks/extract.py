@@ -121,7 +121,7 @@ class _Writing:
         """Queue the commit of a shard that is written."""
 
         def finish() -> None:
-            claim.commit()
+            claim.__exit__(None, None, None)
             self._opened.remove(claim)
 
         self.put(finish)

@@ -105,12 +105,11 @@ def test_a_file_system_that_refuses_at_the_first_transfer_gives_the_same_bytes(t
     assert read(tmp_path / "file", 7, SMALL_BUFFER) == data[7 : 7 + SMALL_BUFFER]
 
 
-def test_after_a_short_write_the_rest_follows(tmp_path, monkeypatch):
+@pytest.mark.parametrize("most", [BLOCK_BYTES, 1000])
+def test_after_a_short_write_the_rest_follows(tmp_path, monkeypatch, most):
+    # Less than a block at a time: a disk of small blocks that is almost full.
     real = os.pwrite
-    monkeypatch.setattr(
-        "storage.direct.os.pwrite",
-        lambda descriptor, view, offset: real(descriptor, view[: max(BLOCK_BYTES, len(view) // 2)], offset),
-    )
+    monkeypatch.setattr("storage.direct.os.pwrite", lambda descriptor, view, offset: real(descriptor, view[:most], offset))
     write(tmp_path / "file", [noise(5 * SMALL_BUFFER + 9)])
     assert (tmp_path / "file").read_bytes() == noise(5 * SMALL_BUFFER + 9)
 

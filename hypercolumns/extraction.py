@@ -1,14 +1,19 @@
-"""Extraction as a pipeline: images are decoded by threads some batches ahead, while this thread runs the backbone.
+"""Extraction as a pipeline: images are decoded some batches ahead, and the backbone runs in several threads side by side.
 
-What is done with the maps (cast to the store's type, written, dropped) is the caller's business; a caller that writes should do
-so in a thread of its own, so that the backbone never waits for the disk.
+A thread of its own for each batch, with its share of the cores, beats all cores on one batch: small operations do not wait for
+each other, and no core spins while another thread of the process needs it. What is done with the maps (cast to the store's
+type, written, dropped) is the caller's business; a caller that writes should do so in a thread of its own, so that the backbone
+never waits for the disk.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,48 +24,97 @@ from hypercolumns.backbones import Backbone
 from hypercolumns.canvas import flip_view, normalise
 from hypercolumns.sources import CanvasLoader, Item
 
-__all__ = ["extract_maps"]
+__all__ = ["MOST_STREAMS", "Batch", "Part", "extract_maps"]
+
+MOST_STREAMS = 4
+"""Batches that the processor computes at a time: each holds its maps in memory."""
 
 _BATCHES_AHEAD = 2
+
+
+class Batch(NamedTuple):
+    """Images and views that go through the backbone together, and the layers wanted of them."""
+
+    items: Sequence[Item]
+    layers: Sequence[str]
+
+
+class Part(NamedTuple):
+    """What was computed of a batch: all of it, unless it had to be divided."""
+
+    batch: int
+    """Which batch, counted from 0."""
+    first: int
+    """The position in the batch of the first image."""
+    maps: dict[str, Tensor]
+    """A map (B, h, w, C) per layer, contiguous, in the processor's memory."""
 
 
 def extract_maps(
     backbone: Backbone,
     load: CanvasLoader,
-    items: Sequence[Item],
-    layers: Sequence[str],
+    batches: Iterable[Batch],
     *,
-    batch_images: int = 8,
     decode_threads: int = 2,
-    dtype: torch.dtype = torch.float32,
-) -> Iterator[tuple[int, dict[str, NDArray]]]:
-    """Compute the maps of images in order, a batch at a time.
+    streams: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> Iterator[Part]:
+    """Compute the maps of images, in order.
 
-    A batch that does not fit on the accelerator is halved and tried again; later batches start with what fitted.
+    A batch that does not fit on the accelerator is divided and tried again; later batches are divided at once.
 
     Args:
         backbone: The frozen extractor.
         load: Loads image `i` fitted into the canvas.
-        items: Images and views, in the order wanted.
-        layers: Names of the layers wanted.
-        batch_images: Images a forward pass.
+        batches: What to compute, drawn as it is needed, some batches ahead.
         decode_threads: Threads that decode.
-        dtype: Type of the maps: float16 or float32.
-
-    Yields:
-        The first image's position in `items`, and for each layer its maps (B, h, w, C).
+        streams: Batches computed side by side, each with its share of torch's threads. By default one on an accelerator; on
+            the processor one a thread, at most `MOST_STREAMS`. The maps of two batches more are held in memory.
+        dtype: Type the maps are cast to where they are computed; by default that of the arithmetic.
     """
-    forward = _Forward(backbone, layers, dtype, batch_images)
-    with ThreadPoolExecutor(decode_threads, thread_name_prefix="decode") as executor:
-        starts = list(range(0, len(items), batch_images))
-        pending: deque[tuple[int, list[Future[NDArray[np.uint8]]]]] = deque()
-        for start in starts:
-            batch = items[start : start + batch_images]
-            pending.append((start, [executor.submit(_load_view, load, item) for item in batch]))
-            if len(pending) > _BATCHES_AHEAD:
-                yield from forward.maps(*pending.popleft())
-        while pending:
-            yield from forward.maps(*pending.popleft())
+    forward = _Forward(backbone, dtype)
+    count = streams or (1 if backbone.device.type != "cpu" else min(torch.get_num_threads(), MOST_STREAMS))
+    decoding: deque[tuple[int, Batch, Future[Tensor]]] = deque()
+    computing: deque[Future[list[Part]]] = deque()
+    with _streams(count) as backbones, _threads(_pool(decode_threads, "decode", 1)) as decoders:
+        for number, batch in enumerate(batches):
+            canvases = [decoders.submit(_load_view, load, item) for item in batch.items]
+            # Begun after its canvases, so that it never waits for one that waits for a thread.
+            decoding.append((number, batch, decoders.submit(forward.prepare, canvases)))
+            if len(decoding) > _BATCHES_AHEAD:
+                computing.append(backbones.submit(forward.parts, *decoding.popleft()))
+            if len(computing) > count:
+                yield from computing.popleft().result()
+        while decoding or computing:
+            if decoding:
+                computing.append(backbones.submit(forward.parts, *decoding.popleft()))
+            if len(computing) > count or not decoding:
+                yield from computing.popleft().result()
+
+
+@contextmanager
+def _streams(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Share torch's threads out among some of ours. Torch remembers for the whole process what any thread sets last."""
+    total = torch.get_num_threads()
+    share = max(1, total // count)
+    try:
+        with _threads(_pool(count, "backbone", share)) as executor:
+            yield executor
+    finally:
+        torch.set_num_threads(total)
+
+
+def _pool(count: int, name: str, torch_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, name, initializer=torch.set_num_threads, initargs=(torch_threads,))
+
+
+@contextmanager
+def _threads(executor: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
+    """Leave without doing what was only planned."""
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def _load_view(load: CanvasLoader, item: Item) -> NDArray[np.uint8]:
@@ -70,28 +124,31 @@ def _load_view(load: CanvasLoader, item: Item) -> NDArray[np.uint8]:
 class _Forward:
     """The backbone, and the largest batch that is known to fit on its device."""
 
-    def __init__(self, backbone: Backbone, layers: Sequence[str], dtype: torch.dtype, batch_images: int) -> None:
-        self._backbone, self._layers, self._dtype, self._largest = backbone, layers, dtype, batch_images
+    def __init__(self, backbone: Backbone, dtype: torch.dtype | None) -> None:
+        self._backbone, self._dtype, self._largest = backbone, dtype, sys.maxsize
 
-    def maps(self, start: int, canvases: list[Future[NDArray[np.uint8]]]) -> Iterator[tuple[int, dict[str, NDArray]]]:
+    def prepare(self, canvases: list[Future[NDArray[np.uint8]]]) -> Tensor:
         spec = self._backbone.spec
-        images = normalise(torch.from_numpy(np.stack([c.result() for c in canvases])), spec.mean_rgb, spec.std_rgb)
-        first = 0
+        return normalise(torch.from_numpy(np.stack([c.result() for c in canvases])), spec.mean_rgb, spec.std_rgb)
+
+    def parts(self, number: int, batch: Batch, prepared: Future[Tensor]) -> list[Part]:
+        images, first = prepared.result(), 0
+        found: list[Part] = []
         while first < len(images):
             part = images[first : first + self._largest]
             try:
-                maps = self._backbone(part, self._layers)
+                maps = self._backbone(part, batch.layers)
             except torch.cuda.OutOfMemoryError:
                 if len(part) == 1:
                     raise
                 torch.cuda.empty_cache()
                 self._largest = -(-len(part) // 2)
                 continue
-            yield start + first, {name: _to_numpy(values, self._dtype) for name, values in maps.items()}
+            found.append(Part(number, first, {name: _brought(values, self._dtype) for name, values in maps.items()}))
             first += len(part)
+        return found
 
 
-def _to_numpy(values: Tensor, dtype: torch.dtype) -> NDArray:
+def _brought(values: Tensor, dtype: torch.dtype | None) -> Tensor:
     # The backbone works channels last, so this permutation is already contiguous.
-    result: NDArray = values.permute(0, 2, 3, 1).to(dtype).cpu().contiguous().numpy()
-    return result
+    return values.permute(0, 2, 3, 1).to(dtype or values.dtype).cpu().contiguous()

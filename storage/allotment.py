@@ -56,7 +56,10 @@ def _grant(core: StoreCore, work: Work, recorded: Mapping[str, Any]) -> ShardWri
 
 
 def _bury(core: StoreCore, dead: Sequence[Lease]) -> None:
-    """Remove dead leases with their partial files."""
+    """Remove dead leases with their partial files, those of records included: nobody else writes any under the lock."""
+    if dead:
+        for path in core.layout.records.glob(f"*{PARTIAL_SUFFIX}"):
+            path.unlink(missing_ok=True)
     for lease in dead:
         for layer in lease.layers:
             for role in roles(core.dtype):

@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 from filelock import FileLock
 
 from storage.canonical import digest
+from storage.direct import BlockPool
 from storage.encoding import DTYPES
 from storage.errors import AlreadyPublishedError, FormatError, KeyMismatchError
 from storage.index_lines import StoreState
@@ -48,6 +50,11 @@ class StoreCore:
         self.index = RowsIndex(layout.index, self.log)
         self.leases = LeaseBook(layout.leases, clock)
         self._lock = FileLock(str(layout.lock))
+
+    @cached_property
+    def blocks(self) -> BlockPool:
+        """Buffers and threads of this store's writers in this process."""
+        return BlockPool()
 
     @property
     def key(self) -> str:

@@ -7,6 +7,7 @@ than the disk. Direct transfers need whole, aligned blocks: a `BlockWriter` gath
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -14,10 +15,12 @@ import mmap
 import os
 import threading
 import weakref
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-__all__ = ["BLOCK_BYTES", "BlockReader", "BlockWriter", "is_cached"]
+__all__ = ["BLOCK_BYTES", "BlockPool", "BlockReader", "BlockWriter", "is_cached"]
 
 BLOCK_BYTES = 4096
 """Alignment of offsets, lengths and memory: what every common device takes."""
@@ -29,24 +32,66 @@ _REFUSED = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 """How a file system says that it does not take this flag."""
 
 
+class BlockPool:
+    """Aligned buffers, and the threads that write them out: shared by files that are written side by side.
+
+    Args:
+        threads: transfers at a time; disks want several.
+        spare: buffers that may be on their way to the disk; who needs one more waits.
+    """
+
+    def __init__(self, threads: int = 2, spare: int = 6) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="disk")
+        self._free: deque[memoryview] = deque()
+        self._spare = threading.BoundedSemaphore(spare)
+
+    def take(self) -> memoryview:
+        """Return a buffer that nobody uses."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return _new_buffer()
+
+    def give(self, buffer: memoryview) -> None:
+        """Take a buffer back."""
+        self._free.append(buffer)
+
+    def submit(self, write: Callable[[memoryview, int, int, int], None], buffer: memoryview, offset: int) -> Future[None]:
+        """Have a full buffer written at a file offset in the background, and taken back."""
+        self._spare.acquire()
+
+        def run() -> None:
+            try:
+                write(buffer, 0, len(buffer), offset)
+            finally:
+                self._free.append(buffer)
+                self._spare.release()
+
+        try:
+            return self._executor.submit(run)
+        except RuntimeError:
+            self._spare.release()
+            raise
+
+
 class BlockWriter:
-    """Write a new file from its beginning to its end; blocks leave in the background while the next ones are gathered.
+    """Write a new file from its beginning to its end; full buffers leave in the background while the next one is filled.
 
     Args:
         path: must not exist.
-        executor: whose threads write.
+        pool: whose buffers are filled, and whose threads write.
 
     Raises:
         FileExistsError: it does.
     """
 
-    def __init__(self, path: Path, executor: ThreadPoolExecutor) -> None:
-        self._executor = executor
+    def __init__(self, path: Path, pool: BlockPool) -> None:
+        self._pool = pool
         self._descriptor = _open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        self._buffers = [mmap.mmap(-1, _BUFFER_BYTES), mmap.mmap(-1, _BUFFER_BYTES)]
+        self._buffer: memoryview | None = None
         self._filled = 0
         self._flushed = 0
-        self._leaving: Future[None] | None = None
+        self._leaving: deque[Future[None]] = deque()
         self._closed = False
 
     @property
@@ -57,20 +102,35 @@ class BlockWriter:
     def write(self, data: memoryview) -> None:
         """Append bytes. An error of an earlier write shows here, or in `finish`."""
         while data:
-            count = min(len(data), _BUFFER_BYTES - self._filled)
-            self._buffers[0][self._filled : self._filled + count] = data[:count]
-            self._filled += count
+            room = self.room()
+            count = min(len(data), len(room))
+            room[:count] = data[:count]
+            self.advance(count)
             data = data[count:]
-            if self._filled == _BUFFER_BYTES:
-                self._flush()
+
+    def room(self) -> memoryview:
+        """Return the memory that the next bytes go to, at least one: fill its beginning, then `advance`."""
+        if self._buffer is None:
+            self._buffer = self._pool.take()
+        return self._buffer[self._filled :]
+
+    def advance(self, count: int) -> None:
+        """Take the first `count` bytes of `room` as appended."""
+        self._filled += count
+        if self._buffer is not None and self._filled == len(self._buffer):
+            self._wait(most=None)
+            self._leaving.append(self._pool.submit(self._write_at, self._buffer, self._flushed))
+            self._flushed += self._filled
+            self._filled, self._buffer = 0, None
 
     def finish(self) -> None:
         """Write what is left, and have the disk keep all of it."""
-        self._wait()
-        whole = self._filled - self._filled % BLOCK_BYTES
-        self._write_at(self._buffers[0], 0, whole, self._flushed)
-        _clear_direct(self._descriptor)
-        self._write_at(self._buffers[0], whole, self._filled, self._flushed + whole)
+        self._wait(most=0)
+        if self._buffer is not None:
+            whole = self._filled - self._filled % BLOCK_BYTES
+            self._write_at(self._buffer, 0, whole, self._flushed)
+            _clear_direct(self._descriptor)
+            self._write_at(self._buffer, whole, self._filled, self._flushed + whole)
         os.fdatasync(self._descriptor)
 
     def close(self) -> None:
@@ -78,31 +138,29 @@ class BlockWriter:
         if self._closed:
             return
         self._closed = True
-        if self._leaving is not None:
-            self._leaving.exception()
+        for future in self._leaving:
+            future.exception()
+        if self._buffer is not None:
+            self._pool.give(self._buffer)
         os.close(self._descriptor)
 
-    def _flush(self) -> None:
-        self._wait()
-        self._leaving = self._executor.submit(self._write_at, self._buffers[0], 0, _BUFFER_BYTES, self._flushed)
-        self._flushed += _BUFFER_BYTES
-        self._filled = 0
-        self._buffers.reverse()
+    def _wait(self, most: int | None) -> None:
+        """Raise what writes in the background have raised; wait until at most so many are left, if a number is given."""
+        while self._leaving and (self._leaving[0].done() or (most is not None and len(self._leaving) > most)):
+            self._leaving.popleft().result()
 
-    def _wait(self) -> None:
-        if self._leaving is not None:
-            leaving, self._leaving = self._leaving, None
-            leaving.result()
-
-    def _write_at(self, buffer: mmap.mmap, first: int, last: int, offset: int) -> None:
+    def _write_at(self, buffer: memoryview, first: int, last: int, offset: int) -> None:
         """Write buffer[first:last] at a file offset; after a short write, go on through the page cache, at any size."""
-        view = memoryview(buffer)
+        refused = False
         while first < last:
             try:
-                count = os.pwrite(self._descriptor, view[first:last], offset)
+                count = os.pwrite(self._descriptor, buffer[first:last], offset)
             except OSError as error:
-                if error.errno != errno.EINVAL or not _clear_direct(self._descriptor):
+                # Refused once it may be for the flag, whether it is still set or another thread has cleared it meanwhile.
+                if error.errno != errno.EINVAL or refused:
                     raise
+                refused = True
+                _clear_direct(self._descriptor)
                 continue
             if count < last - first:
                 _clear_direct(self._descriptor)
@@ -164,6 +222,15 @@ def is_cached(mapped: mmap.mmap) -> bool:
     if mincore(ctypes.c_void_p(address), ctypes.c_size_t(len(mapped)), pages) != 0:
         return False
     return all(page & 1 for page in bytes(pages))
+
+
+def _new_buffer() -> memoryview:
+    """Return a buffer that begins at a multiple of its size: so the system can make it of one page, which costs it least."""
+    memory = mmap.mmap(-1, 2 * _BUFFER_BYTES)
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % _BUFFER_BYTES
+    with contextlib.suppress(AttributeError, OSError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)[start : start + _BUFFER_BYTES]
 
 
 def _buffer() -> mmap.mmap:

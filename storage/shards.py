@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import google_crc32c
 import numpy as np
 from numcodecs import zstd  # type: ignore[import-untyped]
 
-from storage.direct import BlockReader, BlockWriter, is_cached
+from storage.direct import BlockPool, BlockReader, BlockWriter, is_cached
 from storage.errors import DamagedError
 from storage.publish import explained_disk_errors, publish_durable
 
@@ -28,6 +28,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 CHECKSUM_BYTES = 4
 _ZSTD_LEVEL = 1
+_PIECE = 1 << 18
+"""Numbers that are encoded at a time: they stay in the cache until their checksum is taken."""
 _EMPTY = np.uint64(2**64 - 1)
 
 
@@ -69,26 +71,58 @@ class ShardFileWriter:
     Args:
         partial: the unfinished file; must not exist.
         slot_count: how many rows the shard could hold.
-        executor: whose threads write to the disk.
+        pool: whose buffers and threads bring it to the disk.
         compressed: compress each row with zstd.
     """
 
-    def __init__(self, partial: Path, slot_count: int, executor: ThreadPoolExecutor, *, compressed: bool) -> None:
+    def __init__(self, partial: Path, slot_count: int, pool: BlockPool, *, compressed: bool) -> None:
         self.partial = partial
         self._index = np.full((slot_count, 2), _EMPTY, dtype="<u8")
         self._compressed = compressed
         self._rows_crc32c: list[int] = []
         with explained_disk_errors(partial):
-            self._file = BlockWriter(partial, executor)
+            self._file = BlockWriter(partial, pool)
 
     def append(self, slot: int, row: Array) -> None:
-        """Write the next row. Slots rise."""
+        """Write the next row as it is, contiguous. Slots rise."""
         payload = zstd.compress(row, _ZSTD_LEVEL) if self._compressed else row.reshape(-1).view(np.uint8)
-        row_crc32c = checksum(payload)
-        trailer = row_crc32c.to_bytes(CHECKSUM_BYTES, "little")
-        self._index[slot] = (self._file.size, len(payload) + CHECKSUM_BYTES)
+        start = self._file.size
         self._write(payload)
-        self._write(trailer)
+        self._end_row(slot, start, checksum(payload))
+
+    def append_encoded(self, slot: int, numbers: Array, dtype: np.dtype[Any], encode: Callable[[Array, Array], bool]) -> bool:
+        """Write the next row, encoding it on the way, a piece at a time, so that it crosses the memory bus once.
+
+        Args:
+            slot: above the last one's.
+            numbers: (n,) of the row, of any type that `encode` takes.
+            dtype: of what is written.
+            encode: brings some of the numbers into an array of `dtype`, and tells whether they fit.
+
+        Returns:
+            False if numbers did not fit: the file is then worthless.
+        """
+        if self._compressed:
+            row = np.empty(numbers.shape, dtype)
+            fits = encode(numbers, row)
+            self.append(slot, row)
+            return fits
+        start, row_crc32c, done = self._file.size, 0, 0
+        while done < len(numbers):
+            # Rows and checksums are whole numbers long, and so is the room behind them.
+            room = np.frombuffer(self._file.room(), dtype)[: min(_PIECE, len(numbers) - done)]
+            if not encode(numbers[done : done + len(room)], room):
+                return False
+            row_crc32c = checksum(room, row_crc32c)
+            with explained_disk_errors(self.partial):
+                self._file.advance(room.nbytes)
+            done += len(room)
+        self._end_row(slot, start, row_crc32c)
+        return True
+
+    def _end_row(self, slot: int, start: int, row_crc32c: int) -> None:
+        self._index[slot] = (start, self._file.size - start + CHECKSUM_BYTES)
+        self._write(row_crc32c.to_bytes(CHECKSUM_BYTES, "little"))
         self._rows_crc32c.append(row_crc32c)
 
     def finish(self) -> ShardFileSummary:

@@ -15,16 +15,17 @@ from typing import Any, Self
 import numpy as np
 
 from storage.core import StoreCore
-from storage.encoding import encode_row, stored_dtype
+from storage.encoding import Cast, cast_numbers, encode, quantise, stored_dtype
 from storage.errors import DiskSpaceError, LayerMismatchError, NonFiniteError
 from storage.leases import Lease
 from storage.publish import ensure_folder, partial_path
+from storage.shapes import row_bytes
 from storage.shards import ShardFileWriter, index_bytes
 from storage.zarr_metadata import roles, row_shape
 
 __all__ = ["ShardWriter"]
 
-_DISK_THREADS = 2
+_FLUSHES = 4
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -46,10 +47,8 @@ class ShardWriter:
         self._written = 0
         self._closed = False
         self._files: dict[tuple[str, str], ShardFileWriter] = {}
-        self._disk = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="shard-disk")
         self._renewed = core.clock()
         self._shapes = {layer: core.state.shapes[layer] for layer in lease.layers}
-        self._buffers = {layer: np.empty(shape, stored_dtype(core.dtype)) for layer, shape in self._shapes.items()}
 
     @property
     def row_keys(self) -> tuple[str, ...]:
@@ -84,12 +83,13 @@ class ShardWriter:
         finally:
             self.abandon()
 
-    def write(self, first: int, maps: Mapping[str, Array]) -> None:
+    def write(self, first: int, maps: Mapping[str, Array], cast: Cast = cast_numbers) -> None:
         """Write the maps of the next images.
 
         Args:
             first: index in `row_keys` of the first of them: as many as were written before.
-            maps: per layer (B, h, w, C), float32 or float16 (uint16 bits where the store's type is bfloat16).
+            maps: per layer (B, h, w, C), float32, float16, or uint16: the bits of bfloat16.
+            cast: rounds such numbers to those of the store, as `cast_numbers` does.
 
         Raises:
             LayerMismatchError: other layers or shapes than those claimed.
@@ -102,8 +102,22 @@ class ShardWriter:
             self._renew_in_time()
             for layer in self.layers:
                 for offset in range(count):
-                    self._write_row(layer, first + offset, maps[layer][offset])
+                    self._write_row(layer, first + offset, maps[layer][offset], cast)
             self._written += count
+
+    def keep(self) -> None:
+        """Renew the lease if a good part of it is over: for those whose next maps take their time.
+
+        Raises:
+            LeaseLostError: the lease expired and another writer took the shard over.
+        """
+        if self._guard.acquire(blocking=False):
+            # Whoever holds the guard writes, which renews the lease as well, or commits.
+            try:
+                if not self._closed:
+                    self._renew_in_time()
+            finally:
+                self._guard.release()
 
     def commit(self) -> None:
         """Publish the files, then the record that counts them. Called by leaving the block.
@@ -118,8 +132,9 @@ class ShardWriter:
                 raise ValueError(
                     f"shard {self.shard}: expected {len(self.row_keys)} rows before the commit, got {self._written}"
                 )
-            # Flushed side by side: mostly waiting.
-            summaries = dict(zip(self._files, self._disk.map(ShardFileWriter.finish, self._files.values()), strict=True))
+            # Side by side, since this is mostly waiting.
+            with ThreadPoolExecutor(_FLUSHES, thread_name_prefix="shard-flush") as executor:
+                summaries = dict(zip(self._files, executor.map(ShardFileWriter.finish, self._files.values()), strict=True))
             with self._core.locked():
                 self._core.leases.check(self._lease)
                 for (layer, role), file in self._files.items():
@@ -146,7 +161,6 @@ class ShardWriter:
             for file in self._files.values():
                 file.abandon()
             self._files.clear()
-            self._disk.shutdown()
             self._core.leases.remove(self._lease)
 
     def _open_files(self) -> None:
@@ -156,12 +170,14 @@ class ShardWriter:
                 path = self._core.layout.shard(layer, self.shard, role)
                 ensure_folder(path.parent)
                 partial = partial_path(path, self._lease.name)
-                self._files[layer, role] = ShardFileWriter(partial, slot_count, self._disk, compressed=self._core.compressed)
+                self._files[layer, role] = ShardFileWriter(
+                    partial, slot_count, self._core.blocks, compressed=self._core.compressed
+                )
 
     def _check_space(self) -> None:
         slot_count = int(self._core.state.shard_images or 1)
-        row_bytes = sum(buffer.nbytes for buffer in self._buffers.values())
-        needed = row_bytes * len(self.row_keys) + index_bytes(slot_count) * len(self.layers)
+        rows = sum(row_bytes(shape, self._core.dtype) for shape in self._shapes.values())
+        needed = rows * len(self.row_keys) + index_bytes(slot_count) * len(self.layers)
         status = os.statvfs(self._core.layout.root)
         free = status.f_bavail * status.f_frsize
         if free < needed and not self._core.compressed:
@@ -192,18 +208,21 @@ class ShardWriter:
                 self._lease = self._core.leases.renew(self._lease, self._core.lease_seconds)
             self._renewed = now
 
-    def _write_row(self, layer: str, position: int, row: Array) -> None:
-        buffer = self._buffers[layer]
-        if row.dtype == buffer.dtype and row.flags.c_contiguous:
-            # Nothing to cast, so nothing to copy: the row is only looked at.
-            buffer = row
-        scale_offset = np.empty(row_shape(self._shapes[layer], "scale_offset"), np.float32)
-        if not encode_row(self._core.dtype, row, buffer, scale_offset):
+    def _write_row(self, layer: str, position: int, row: Array, cast: Cast) -> None:
+        slot = self._lease.slots[position]
+        dtype, maps = self._core.dtype, self._files[layer, "maps"]
+        if dtype == "uint8":
+            buffer = np.empty(row.shape, np.uint8)
+            scale_offset = np.empty(row_shape(self._shapes[layer], "scale_offset"), np.float32)
+            fits = quantise(row, buffer, scale_offset)
+            maps.append(slot, buffer)
+            self._files[layer, "scale_offset"].append(slot, scale_offset)
+        else:
+            fits = maps.append_encoded(
+                slot, row.reshape(-1), stored_dtype(dtype), lambda source, out: encode(dtype, source, out, cast)
+            )
+        if not fits:
             raise NonFiniteError(
-                f"layer {layer}, row {self.row_keys[position]}: a value is not finite as {self._core.dtype}; use `dtype: "
+                f"layer {layer}, row {self.row_keys[position]}: a value is not finite as {dtype}; use `dtype: "
                 "float32`, and if it fails there too, the backbone itself computes NaN or infinity"
             )
-        slot = self._lease.slots[position]
-        self._files[layer, "maps"].append(slot, buffer)
-        if (layer, "scale_offset") in self._files:
-            self._files[layer, "scale_offset"].append(slot, scale_offset)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
@@ -15,17 +15,19 @@ from typing import Any, Self
 import torch
 from tqdm import tqdm
 
-from hypercolumns.extraction import extract_maps
-from storage.features import Busy, ShardWriter
+from hypercolumns.extraction import Batch, Part, extract_maps
+from storage.features import Busy, FeatureStore, ShardWriter
+from tasks.arrays import as_array, cast_numbers
 from tasks.jobs import CacheCount, Extracted, Job, Prepared
-from tasks.manifests import Manifest, load_manifest
+from tasks.manifests import load_manifest
 from tasks.stores import canvas_loader, experiment_backbone, experiment_store
 from tasks.work import Work, wanted_work
 
 __all__ = ["extract_features"]
 
 _LONGEST_WAIT_SECONDS = 2.0
-_WRITES_AHEAD = 2
+_WRITES_AHEAD = 1
+_COMMITS_AHEAD = 1
 
 
 def extract_features(job: Job, prepared: Prepared) -> Extracted:
@@ -42,61 +44,73 @@ def extract_features(job: Job, prepared: Prepared) -> Extracted:
     work = wanted_work(job, manifest)
     names = [layer.name for layer in backbone.layers]
     hits = store.hits(work.keys, names)
-    computed = 0
+    shards = _Shards(store, work, names, job.spec.store.batch_images)
+    load = canvas_loader(manifest, work.entries, job.spec)
     bar = tqdm(total=len(store.missing(work.keys, names)), unit="img", desc="extract", disable=None)
     with bar, _Writing() as writing:
         while (claim := store.claim(work.keys, names)) is not None:
             if isinstance(claim, Busy):
-                # What we are still writing ourselves is busy too.
-                if not writing.settle():
-                    time.sleep(min(_LONGEST_WAIT_SECONDS, max(0.05, claim.seconds_left / 10)))
+                time.sleep(min(_LONGEST_WAIT_SECONDS, max(0.05, claim.seconds_left / 10)))
                 continue
-            _fill(claim, work, manifest, job, bar.update, writing)
-            computed += len(claim.row_keys)
+            for part in extract_maps(backbone, load, shards.batches(claim, writing)):
+                shards.write(part, writing)
+                bar.update(len(next(iter(part.maps.values()))))
+            # What we are still writing ourselves would be busy too.
+            writing.settle()
     weights = store.du()["layers"]
     return Extracted(
         key=store.key,
         path=store.path,
-        cached=computed == 0,
+        cached=shards.computed == 0,
         seconds=time.perf_counter() - start,
         cache={name: CacheCount(hits=hit, misses=len(work.keys) - hit) for name, hit in hits.items()},
         layer_bytes={name: weights[name] for name in names},
         split_images=prepared.images,
-        images_computed=computed,
+        images_computed=shards.computed,
     )
 
 
-def _fill(
-    claim: ShardWriter, work: Work, manifest: Manifest, job: Job, advance: Callable[[int], Any], writing: _Writing
-) -> None:
-    """Compute a claimed shard's maps and hand them to the writing thread, which also commits it."""
-    spec = job.spec.store
-    cast = torch.float16 if spec.dtype == "float16" else torch.float32
-    writing.open(claim)
-    batches = extract_maps(
-        experiment_backbone(job.spec),
-        canvas_loader(manifest, work.entries, job.spec),
-        [work.items[key] for key in claim.row_keys],
-        claim.layers,
-        batch_images=spec.batch_images,
-        decode_threads=2,
-        dtype=cast,
-    )
-    for first, maps in batches:
-        writing.put(claim.write, first, maps)
-        advance(len(next(iter(maps.values()))))
-    writing.commit(claim)
+class _Shards:
+    """Shards claimed one after the other, as batches are asked for: the backbone does not stop between two of them."""
+
+    def __init__(self, store: FeatureStore, work: Work, layers: Sequence[str], batch_images: int) -> None:
+        self._store, self._work, self._layers, self._batch_images = store, work, layers, batch_images
+        self._places: list[tuple[ShardWriter, int]] = []
+        self.computed = 0
+
+    def batches(self, claim: ShardWriter | Busy | None, writing: _Writing) -> Iterator[Batch]:
+        """Cut a claimed shard and those that can be claimed after it into batches."""
+        self._places.clear()
+        while isinstance(claim, ShardWriter):
+            writing.open(claim)
+            for first in range(0, len(claim.row_keys), self._batch_images):
+                self._places.append((claim, first))
+                keys = claim.row_keys[first : first + self._batch_images]
+                yield Batch([self._work.items[key] for key in keys], claim.layers)
+            claim = self._store.claim(self._work.keys, self._layers)
+
+    def write(self, part: Part, writing: _Writing) -> None:
+        """Hand maps over to their shard's writer, and the shard on to be committed when these were its last."""
+        claim, first = self._places[part.batch]
+        maps = {name: as_array(values) for name, values in part.maps.items()}
+        count = len(next(iter(maps.values())))
+        writing.put(claim.write, first + part.first, maps, cast_numbers)
+        self.computed += count
+        if first + part.first + count == len(claim.row_keys):
+            writing.commit(claim)
 
 
 class _Writing:
-    """One thread that writes in order, a bounded number of batches behind the backbone.
+    """One thread that writes in order, a bounded number of batches behind the backbone, and one that commits beside it.
 
     However the block is left, shards that were opened and not committed are given up: nobody has to wait for their leases.
     """
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
-        self._pending: deque[Future[object]] = deque()
+        self._writer = ThreadPoolExecutor(1, "shard-writer", initializer=torch.set_num_threads, initargs=(1,))
+        self._committer = ThreadPoolExecutor(1, "shard-committer")
+        self._writes: deque[Future[object]] = deque()
+        self._commits: deque[Future[object]] = deque()
         self._opened: list[ShardWriter] = []
 
     def __enter__(self) -> Self:
@@ -107,8 +121,9 @@ class _Writing:
             if kind is None:
                 self.settle()
         finally:
-            self.drain()
-            self._executor.shutdown(wait=True)
+            self._drain()
+            self._writer.shutdown()
+            self._committer.shutdown()
             for claim in self._opened:
                 claim.abandon()
 
@@ -118,32 +133,37 @@ class _Writing:
         self.put(claim.__enter__)
 
     def commit(self, claim: ShardWriter) -> None:
-        """Queue the commit of a shard that is written."""
+        """Have a shard committed as soon as it is written. Its disk works on while the next shard is being written."""
+        written = self._writes[-1]
 
         def finish() -> None:
+            written.result()
             claim.__exit__(None, None, None)
             self._opened.remove(claim)
 
-        self.put(finish)
+        self._settle(self._commits, _COMMITS_AHEAD)
+        self._commits.append(self._committer.submit(finish))
 
     def put(self, write: Callable[..., object], *arguments: Any) -> None:
         """Queue a write; waits while the queue is full, and raises what an earlier write raised."""
-        while len(self._pending) > _WRITES_AHEAD:
-            self._pending.popleft().result()
-        self._pending.append(self._executor.submit(write, *arguments))
+        self._settle(self._writes, _WRITES_AHEAD)
+        for claim in self._opened:
+            claim.keep()
+        self._writes.append(self._writer.submit(write, *arguments))
 
-    def settle(self) -> bool:
-        """Wait for all that is queued, raising what it raises; False if nothing was."""
-        waited = bool(self._pending)
-        while self._pending:
-            self._pending.popleft().result()
-        return waited
+    def settle(self) -> None:
+        """Wait for all that is queued, raising what it raises."""
+        self._settle(self._writes, 0)
+        self._settle(self._commits, 0)
 
-    def drain(self) -> None:
+    def _settle(self, queue: deque[Future[object]], most: int) -> None:
+        while len(queue) > most:
+            queue.popleft().result()
+
+    def _drain(self) -> None:
         """Drop what has not started and wait for what has."""
-        for future in self._pending:
+        for future in (*self._writes, *self._commits):
             future.cancel()
-        for future in self._pending:
+        for future in (*self._writes, *self._commits):
             if not future.cancelled():
                 future.exception()
-        self._pending.clear()

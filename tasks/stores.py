@@ -20,6 +20,7 @@ from hypercolumns.specs import BackboneSpec, ExperimentSpec, Precision, StoreSpe
 from storage.encoding import stored_dtype
 from storage.features import FeatureStore
 from storage.reading import MapReader
+from tasks.arrays import as_tensor
 from tasks.jobs import Job
 from tasks.manifests import Entry, Manifest, row_keys
 
@@ -160,8 +161,6 @@ def read_tensor(reader: MapReader, layer: str, rows: Sequence[int] | np.ndarray)
     """Read whole maps (B, h, w, C) as a tensor of the type they are kept in; float32 for uint8."""
     stored, scale_offset = reader.read_stored(layer, rows)
     values = _tensor(stored)
-    if reader.dtype == "bfloat16":
-        return values.view(torch.bfloat16)
     if scale_offset is None:
         return values
     scale, offset = torch.from_numpy(scale_offset)
@@ -171,4 +170,4 @@ def read_tensor(reader: MapReader, layer: str, rows: Sequence[int] | np.ndarray)
 
 def _tensor(values: np.ndarray) -> Tensor:
     # torch takes no read-only memory; a copy also moves the page-cache read to where the caller wants it.
-    return torch.from_numpy(values if values.flags.writeable else np.array(values))
+    return as_tensor(values if values.flags.writeable else np.array(values))

@@ -7,7 +7,7 @@ spec's mean and standard deviation; reading and fitting them into the canvas hap
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -116,7 +116,7 @@ class Backbone:
                 f"expected images of shape (b, 3, {self.canvas_hw[0]}, {self.canvas_hw[1]}), got {images.shape}"
             )
         tap = self._tap if len(set(wanted)) == len(names) else self._subset(wanted)
-        with torch.inference_mode(), self._arithmetic(), _no_tf32():
+        with torch.inference_mode(), self._arithmetic(), _no_tf32(self.device):
             maps = tap(images.to(self.device, memory_format=torch.channels_last))
             return {name: _join([maps[node] for node in name.split("+")]) for name in wanted}
 
@@ -244,8 +244,11 @@ def _check_known(wanted: Sequence[str], names: Sequence[str]) -> None:
             )
 
 
-def _no_tf32() -> AbstractContextManager[None]:
-    # cuDNN would round convolutions' inputs to 10 bits by default; maps must not depend on the device that much.
+def _no_tf32(device: torch.device) -> AbstractContextManager[None]:
+    # cuDNN would round convolutions' inputs to 10 bits by default; maps must not depend on the device that much. These flags
+    # are the whole process's: threads that run on the processor side by side must not restore each other's.
+    if device.type == "cpu":
+        return nullcontext()
     cudnn = torch.backends.cudnn
     flags: AbstractContextManager[None] = cudnn.flags(
         enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False

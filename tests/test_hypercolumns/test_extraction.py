@@ -11,7 +11,7 @@ import torch
 
 from hypercolumns.backbones import Backbone, build_backbone
 from hypercolumns.errors import ImageError
-from hypercolumns.extraction import extract_maps
+from hypercolumns.extraction import Batch, extract_maps
 from hypercolumns.specs import BackboneSpec
 
 CANVAS = (64, 48)
@@ -40,41 +40,62 @@ def direct(backbone) -> dict[tuple[int, str], dict[str, np.ndarray]]:
     return found
 
 
-def check(found, direct, items, atol=1e-4):
+def batches(items, images=8):
+    return [Batch(items[first : first + images], LAYERS) for first in range(0, len(items), images)]
+
+
+def check(found, direct, items, images=8, atol=1e-4):
     position = 0
-    for first, maps in found:
-        assert first == position, "in order, without gaps"
-        assert list(maps) == LAYERS
-        for name, values in maps.items():
-            assert values.flags.c_contiguous
-            for offset, value in enumerate(values):
-                np.testing.assert_allclose(value.astype(float), direct[items[position + offset]][name], rtol=1e-3, atol=atol)
-        position += len(maps[LAYERS[0]])
+    for part in found:
+        assert part.batch * images + part.first == position, "in order, without gaps"
+        assert list(part.maps) == LAYERS
+        for name, values in part.maps.items():
+            assert values.is_contiguous()
+            for offset, value in enumerate(values.double().numpy()):
+                np.testing.assert_allclose(value, direct[items[position + offset]][name], rtol=1e-3, atol=atol)
+        position += len(part.maps[LAYERS[0]])
     assert position == len(items)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 10, 64])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_maps_come_in_order_and_are_the_backbone_s_for_every_batch_size(backbone, direct, batch, threads):
-    found = list(extract_maps(backbone, load, ITEMS, LAYERS, batch_images=batch, decode_threads=threads))
-    assert all(values.dtype == np.float32 for _, maps in found for values in maps.values())
+@pytest.mark.parametrize(("threads", "streams"), [(1, 1), (3, 3), (2, None)])
+def test_maps_come_in_order_and_are_the_backbone_s_for_every_batch_size(backbone, direct, batch, threads, streams):
+    found = list(extract_maps(backbone, load, batches(ITEMS, batch), decode_threads=threads, streams=streams))
+    assert all(values.dtype == torch.float32 for part in found for values in part.maps.values())
     assert len(found) == -(-len(ITEMS) // batch)
-    check(found, direct, ITEMS)
+    check(found, direct, ITEMS, batch)
+
+
+def test_batches_may_want_different_layers(backbone, direct):
+    wanted = [Batch(ITEMS[:2], LAYERS), Batch(ITEMS[2:3], LAYERS[:1]), Batch(ITEMS[3:4], LAYERS)]
+    found = list(extract_maps(backbone, load, wanted))
+    assert [list(part.maps) for part in found] == [LAYERS, LAYERS[:1], LAYERS]
+    np.testing.assert_allclose(found[1].maps[LAYERS[0]][0].numpy(), direct[ITEMS[2]][LAYERS[0]], rtol=1e-3, atol=1e-4)
+
+
+def test_torch_has_as_many_threads_afterwards_as_before_also_in_threads_that_come_later(backbone):
+    before = torch.get_num_threads()
+    list(extract_maps(backbone, load, batches(ITEMS), streams=2))
+    later: list[int] = []
+    thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert [torch.get_num_threads(), *later] == [before, before]
 
 
 def test_half_precision_is_the_rounded_map(backbone, direct):
-    found = list(extract_maps(backbone, load, ITEMS, LAYERS, dtype=torch.float16))
-    assert all(values.dtype == np.float16 for _, maps in found for values in maps.values())
+    found = list(extract_maps(backbone, load, batches(ITEMS), dtype=torch.float16))
+    assert all(values.dtype == torch.float16 for part in found for values in part.maps.values())
     check(found, direct, ITEMS, atol=5e-3)
 
 
 def test_items_may_come_in_any_order_and_more_than_once(backbone, direct):
     items = [ITEMS[number] for number in (7, 7, 0, 3)]
-    check(extract_maps(backbone, load, items, LAYERS, batch_images=3), direct, items)
+    check(extract_maps(backbone, load, batches(items, 3)), direct, items, 3)
 
 
 def test_nothing_to_extract_is_nothing(backbone):
-    assert list(extract_maps(backbone, load, [], LAYERS)) == []
+    assert list(extract_maps(backbone, load, [])) == []
 
 
 @pytest.mark.parametrize("bad", [0, 4])
@@ -87,13 +108,13 @@ def test_an_image_that_cannot_be_decoded_stops_with_its_error_after_the_batches_
     found: list[int] = []
 
     def collect() -> None:
-        for first, maps in extract_maps(backbone, load_or_fail, ITEMS[:5], LAYERS, batch_images=2):
-            found.extend(range(first, first + len(maps[LAYERS[0]])))
+        for part in extract_maps(backbone, load_or_fail, batches(ITEMS[:5], 2)):
+            found.extend(range(2 * part.batch, 2 * part.batch + len(part.maps[LAYERS[0]])))
 
     with pytest.raises(ImageError, match=r"cat\.jpg: truncated"):
         collect()
     assert found == list(range(bad - bad % 2))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("decode", "backbone"))]
 
 
 def test_only_a_few_batches_are_decoded_ahead_and_a_reader_who_leaves_stops_it(backbone):
@@ -103,11 +124,20 @@ def test_only_a_few_batches_are_decoded_ahead_and_a_reader_who_leaves_stops_it(b
         loaded.append(index)
         return load(0)
 
-    maps = extract_maps(backbone, load_and_tell, [(index, "identity") for index in range(40)], LAYERS, batch_images=2)
+    drawn = []
+
+    def draw():
+        for batch in batches([(index, "identity") for index in range(40)], 2):
+            drawn.append(batch)
+            yield batch
+
+    maps = extract_maps(backbone, load_and_tell, draw(), streams=2)
     next(maps)
     maps.close()
-    assert max(loaded) < 8
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    # Two computed, one ready to be, two decoded.
+    assert len(drawn) == 5
+    assert max(loaded) < 10
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("decode", "backbone"))]
 
 
 class SmallAccelerator:
@@ -147,17 +177,17 @@ def accelerator(backbone, monkeypatch):
 @pytest.mark.parametrize(("capacity", "batch"), [(1, 8), (2, 8), (3, 7), (5, 10)])
 def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(accelerator, direct, capacity, batch):
     _, double = accelerator(capacity)
-    check(extract_maps(double, load, ITEMS, LAYERS, batch_images=batch), direct, ITEMS)
+    check(extract_maps(double, load, batches(ITEMS, batch), streams=1), direct, ITEMS, batch)
 
 
 def test_what_was_learned_about_the_memory_is_kept_for_the_next_batch(accelerator, direct):
     small, double = accelerator(2)
-    list(extract_maps(double, load, ITEMS, LAYERS, batch_images=4))
+    list(extract_maps(double, load, batches(ITEMS, 4), streams=1))
     assert small.tried == [4, 2, 2, 2, 2, 2]
 
 
 def test_a_single_image_that_does_not_fit_is_the_end(accelerator):
     small, double = accelerator(0)
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        list(extract_maps(double, load, ITEMS, LAYERS, batch_images=4))
-    assert small.tried == [4, 2, 1]
+        list(extract_maps(double, load, batches(ITEMS, 4), streams=1))
+    assert small.tried[:3] == [4, 2, 1]

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage import direct
-from storage.direct import BLOCK_BYTES, BlockReader, BlockWriter
+from storage.direct import BLOCK_BYTES, BlockPool, BlockReader, BlockWriter
 
 SMALL_BUFFER = 2 * BLOCK_BYTES
 
@@ -28,15 +27,14 @@ def noise(count, seed=0):
 
 
 def write(path, pieces):
-    with ThreadPoolExecutor(1) as executor:
-        writer = BlockWriter(path, executor)
-        try:
-            for piece in pieces:
-                writer.write(memoryview(piece))
-            writer.finish()
-            return writer.size
-        finally:
-            writer.close()
+    writer = BlockWriter(path, BlockPool(spare=3))
+    try:
+        for piece in pieces:
+            writer.write(memoryview(piece))
+        writer.finish()
+        return writer.size
+    finally:
+        writer.close()
 
 
 def read(path, offset, count):
@@ -125,8 +123,8 @@ def test_an_error_in_the_background_reaches_the_writer(tmp_path, monkeypatch):
 
 def test_a_name_that_is_taken_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"theirs")
-    with pytest.raises(FileExistsError), ThreadPoolExecutor(1) as executor:
-        BlockWriter(tmp_path / "file", executor)
+    with pytest.raises(FileExistsError):
+        BlockWriter(tmp_path / "file", BlockPool())
     assert (tmp_path / "file").read_bytes() == b"theirs"
 
 
@@ -138,3 +136,36 @@ def test_a_file_that_was_replaced_is_not_mistaken_for_the_old_one(tmp_path):
         path.write_bytes(b"new")
         with pytest.raises(FileNotFoundError, match="another file"):
             BlockReader(path, old.fileno())
+
+
+def test_files_written_side_by_side_share_buffers_and_get_their_own_bytes(tmp_path):
+    pool = BlockPool(threads=3, spare=1)
+    pieces = [[noise(size, 10 * file + size) for size in (SMALL_BUFFER - 1, 3, 2 * SMALL_BUFFER)] for file in range(5)]
+    writers = [BlockWriter(tmp_path / str(file), pool) for file in range(5)]
+    for turn in zip(*pieces, strict=True):
+        for writer, piece in zip(writers, turn, strict=True):
+            writer.write(memoryview(piece))
+    for writer in writers:
+        writer.finish()
+        writer.close()
+    assert [(tmp_path / str(file)).read_bytes() for file in range(5)] == [b"".join(file) for file in pieces]
+
+
+def test_an_error_in_the_background_does_not_keep_the_buffers(tmp_path, monkeypatch):
+    pool, real = BlockPool(spare=1), os.pwrite
+
+    def full(descriptor, view, offset):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr("storage.direct.os.pwrite", full)
+    writer = BlockWriter(tmp_path / "first", pool)
+    writer.write(memoryview(noise(SMALL_BUFFER)))
+    with pytest.raises(OSError, match="no space left"):
+        writer.finish()
+    writer.close()
+    monkeypatch.setattr("storage.direct.os.pwrite", real)
+    second = BlockWriter(tmp_path / "second", pool)
+    second.write(memoryview(noise(4 * SMALL_BUFFER)))
+    second.finish()
+    second.close()
+    assert (tmp_path / "second").read_bytes() == noise(4 * SMALL_BUFFER)

@@ -90,8 +90,8 @@ def _plan(
         f"store              {planned.bytes_per_image / 1e6:.2f} MB an image, {planned.bytes_needed / 1e9:.3f} GB to write",
         f"disk               {planned.bytes_free / 1e9:.1f} GB free: {'it fits' if planned.fits else 'IT DOES NOT FIT'}",
     ]
-    if planned.eta_seconds is not None and planned.forward_seconds_per_image is not None:
-        rate = planned.forward_seconds_per_image * 1000
+    if planned.eta_seconds is not None and planned.extract_seconds_per_image is not None:
+        rate = planned.extract_seconds_per_image * 1000
         lines.append(f"time               about {planned.eta_seconds:.0f} s ({rate:.1f} ms an image, measured)")
     lines.append(f"advice             {planned.advice}")
     emit(planned.model_dump(mode="json"), as_json, "\n".join(lines))

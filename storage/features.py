@@ -23,8 +23,10 @@ from storage.inspection import disk_usage, info
 from storage.layout import StoreLayout
 from storage.reading import MapReader
 from storage.shapes import Shape, check_row_keys, row_bytes
+from storage.shards import index_bytes
 from storage.verification import Finding, verify
 from storage.writing import ShardWriter
+from storage.zarr_metadata import roles
 
 __all__ = ["DTYPES", "Busy", "FeatureStore", "ShardWriter"]
 
@@ -154,10 +156,11 @@ class FeatureStore:
         self._check_layers([layer])
         return self._core.layout.shard(layer, shard)
 
-    def row_bytes(self, layer: str) -> int:
-        """Return the bytes one image takes in a layer, uncompressed, with its checksum."""
+    def bytes_of(self, layer: str, rows: int) -> int:
+        """Return the bytes that so many new images take in a layer, uncompressed, with checksums and the shards' indexes."""
         self._check_layers([layer])
-        return row_bytes(self.layers[layer], self.dtype)
+        indexes = -(-rows // self.shard_images) * index_bytes(self.shard_images) * len(roles(self.dtype))
+        return rows * row_bytes(self.layers[layer], self.dtype) + indexes
 
     # --- writing ---------------------------------------------------------------------------------------------------
 

@@ -60,8 +60,9 @@ def check_row_keys(row_keys: Sequence[str]) -> None:
 
 
 def row_bytes(shape: Shape, dtype: str) -> int:
-    """Return the bytes one image takes in a layer's shard, uncompressed, with its checksum."""
-    return int(np.prod(shape)) * stored_dtype(dtype).itemsize + CHECKSUM_BYTES
+    """Return the bytes one image takes in a layer, uncompressed: its map and its quantiser, each with its checksum."""
+    maps = int(np.prod(shape)) * stored_dtype(dtype).itemsize + CHECKSUM_BYTES
+    return maps if dtype != "uint8" else maps + 2 * 4 * shape[2] + CHECKSUM_BYTES
 
 
 def decided_shard_images(shapes: Iterable[Shape], dtype: str) -> int:

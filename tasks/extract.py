@@ -15,7 +15,9 @@ from typing import Any, Self
 import torch
 from tqdm import tqdm
 
+from hypercolumns.backbones import Backbone
 from hypercolumns.extraction import Batch, Part, extract_maps
+from hypercolumns.sources import CanvasLoader
 from storage.features import Busy, FeatureStore, ShardWriter
 from tasks.arrays import as_array, cast_numbers
 from tasks.jobs import CacheCount, Extracted, Job, Prepared
@@ -23,7 +25,7 @@ from tasks.manifests import load_manifest
 from tasks.stores import canvas_loader, experiment_backbone, experiment_store
 from tasks.work import Work, wanted_work
 
-__all__ = ["extract_features"]
+__all__ = ["extract_features", "fill_store"]
 
 _LONGEST_WAIT_SECONDS = 2.0
 _WRITES_AHEAD = 1
@@ -44,30 +46,51 @@ def extract_features(job: Job, prepared: Prepared) -> Extracted:
     work = wanted_work(job, manifest)
     names = [layer.name for layer in backbone.layers]
     hits = store.hits(work.keys, names)
-    shards = _Shards(store, work, names, job.spec.store.batch_images)
     load = canvas_loader(manifest, work.entries, job.spec)
     bar = tqdm(total=len(store.missing(work.keys, names)), unit="img", desc="extract", disable=None)
-    with bar, _Writing() as writing:
+    with bar:
+        computed = fill_store(store, work, backbone, load, job.spec.store.batch_images, bar.update)
+    weights = store.du()["layers"]
+    return Extracted(
+        key=store.key,
+        path=store.path,
+        cached=computed == 0,
+        seconds=time.perf_counter() - start,
+        cache={name: CacheCount(hits=hit, misses=len(work.keys) - hit) for name, hit in hits.items()},
+        layer_bytes={name: weights[name] for name in names},
+        split_images=prepared.images,
+        images_computed=computed,
+    )
+
+
+def fill_store(
+    store: FeatureStore, work: Work, backbone: Backbone, load: CanvasLoader, batch_images: int, advance: Callable[[int], Any]
+) -> int:
+    """Compute and store what a store lacks; what others are computing is waited for.
+
+    Args:
+        store: Has the backbone's layers.
+        work: The rows wanted.
+        backbone: Computes them.
+        load: Loads one of the work's entries, fitted into the canvas.
+        batch_images: Images a forward pass.
+        advance: Told how many images were computed, as they are.
+
+    Returns:
+        How many images were computed here.
+    """
+    names = [layer.name for layer in backbone.layers]
+    shards = _Shards(store, work, names, batch_images)
+    with _Writing() as writing:
         while (claim := store.claim(work.keys, names)) is not None:
             if isinstance(claim, Busy):
                 time.sleep(min(_LONGEST_WAIT_SECONDS, max(0.05, claim.seconds_left / 10)))
                 continue
             for part in extract_maps(backbone, load, shards.batches(claim, writing)):
-                shards.write(part, writing)
-                bar.update(len(next(iter(part.maps.values()))))
+                advance(shards.write(part, writing))
             # What we are still writing ourselves would be busy too.
             writing.settle()
-    weights = store.du()["layers"]
-    return Extracted(
-        key=store.key,
-        path=store.path,
-        cached=shards.computed == 0,
-        seconds=time.perf_counter() - start,
-        cache={name: CacheCount(hits=hit, misses=len(work.keys) - hit) for name, hit in hits.items()},
-        layer_bytes={name: weights[name] for name in names},
-        split_images=prepared.images,
-        images_computed=shards.computed,
-    )
+    return shards.computed
 
 
 class _Shards:
@@ -89,8 +112,12 @@ class _Shards:
                 yield Batch([self._work.items[key] for key in keys], claim.layers)
             claim = self._store.claim(self._work.keys, self._layers)
 
-    def write(self, part: Part, writing: _Writing) -> None:
-        """Hand maps over to their shard's writer, and the shard on to be committed when these were its last."""
+    def write(self, part: Part, writing: _Writing) -> int:
+        """Hand maps over to their shard's writer, and the shard on to be committed when these were its last.
+
+        Returns:
+            Of how many images they are.
+        """
         claim, first = self._places[part.batch]
         maps = {name: as_array(values) for name, values in part.maps.items()}
         count = len(next(iter(maps.values())))
@@ -98,6 +125,7 @@ class _Shards:
         self.computed += count
         if first + part.first + count == len(claim.row_keys):
             writing.commit(claim)
+        return count
 
 
 class _Writing:

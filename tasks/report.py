@@ -22,7 +22,6 @@ from hypercolumns.reporting.data import (
     Panel,
     PanelGroup,
     ReportData,
-    Saving,
     ScoreRow,
     StoreFacts,
     Timing,
@@ -34,9 +33,10 @@ from storage.publish import replace_bytes
 from tasks.evaluate import load_evaluation
 from tasks.jobs import Evaluated, Extracted, Job, Prepared, Pretrained, Sampled, Stage, Trained
 from tasks.manifests import Manifest, load_manifest
-from tasks.plan import Costs, measure_costs
 from tasks.record import provenance
+from tasks.savings import measured_costs, savings
 from tasks.stores import experiment_backbone
+from tasks.trial import Costs
 
 __all__ = ["Written", "write_report"]
 
@@ -107,7 +107,7 @@ def gather(
     matrices, predictions, description = load_evaluation(evaluated.path)
     scores = description["scores"]
     spec = job.spec
-    costs = _costs(job, manifest, extracted)
+    costs = measured_costs(job, manifest, extracted)
     return ReportData(
         title=spec.name,
         run_id=job.run_dir.name if job.run_dir else "no run",
@@ -132,7 +132,7 @@ def gather(
         panel_groups=_panels(spec, manifest, matrices["model"], predictions),
         store=_store_facts(job, extracted, costs),
         timings=tuple(Timing(name, stage.seconds, not stage.cached) for name, stage in stages.items()),
-        savings=_savings(spec, extracted, trained, costs),
+        savings=savings(job, manifest, extracted, pretrained, trained, costs),
         certificate=trained.certificate,
         specs=spec.model_dump(mode="json"),
         provenance=provenance(spec) | {"store key": extracted.key, "model key": trained.key},
@@ -224,11 +224,6 @@ def _panels(
     return tuple(found)
 
 
-def _costs(job: Job, manifest: Manifest, extracted: Extracted) -> Costs:
-    rows = max(1, max(count.hits + count.misses for count in extracted.cache.values()))
-    return measure_costs(job, manifest, sum(extracted.layer_bytes.values()) // rows)
-
-
 def _store_facts(job: Job, extracted: Extracted, costs: Costs) -> StoreFacts:
     layers = experiment_backbone(job.spec).layers
     rate = extracted.images_computed / extracted.seconds if extracted.images_computed else None
@@ -246,20 +241,9 @@ def _store_facts(job: Job, extracted: Extracted, costs: Costs) -> StoreFacts:
             )
             for layer in layers
         ),
-        break_even_epochs=costs.break_even_epochs,
+        break_even_epochs=costs.break_even_passes,
         images_per_second=rate,
     )
-
-
-def _savings(spec: ExperimentSpec, extracted: Extracted, trained: Trained, costs: Costs) -> tuple[Saving, ...]:
-    images = extracted.split_images[spec.dataset.train_split]
-    passes = len(trained.history["epochs"])
-    each = costs.forward_seconds - costs.read_seconds
-    how = (
-        f"{passes} passes over {images} training images: {costs.forward_seconds * 1000:.1f} ms through the backbone, "
-        f"{costs.read_seconds * 1000:.1f} ms from the page cache, both measured while this report was written"
-    )
-    return (Saving("reading maps in place of recomputing them", passes * images * each, how),)
 
 
 def _warnings(manifest: Manifest) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ from hypercolumns.backbones import Backbone, LayerInfo, build_backbone
 from hypercolumns.columns import Frame, point_taps, weigh
 from hypercolumns.sources import CanvasLoader, Item, select_layers
 from hypercolumns.specs import BackboneSpec, ExperimentSpec, Precision, StoreSpec
-from storage.encoding import stored_dtype
 from storage.features import FeatureStore
 from storage.reading import MapReader
 from tasks.arrays import as_tensor
@@ -32,6 +31,7 @@ __all__ = [
     "experiment_store",
     "open_source",
     "read_tensor",
+    "stays_cached",
     "wanted_items",
 ]
 
@@ -111,10 +111,14 @@ def open_source(job: Job, manifest: Manifest, split: str, *, passes: int) -> Sto
     store = experiment_store(job, backbone)
     entries = manifest.splits[split]
     items = wanted_items(job.spec, entries, split)
-    total = len(items) * sum(layer.map_hw[0] * layer.map_hw[1] * layer.channels for layer in backbone.layers)
-    total *= stored_dtype(store.dtype).itemsize
-    keep = passes > _FEW_PASSES and total < psutil.virtual_memory().available * _CACHE_SHARE
+    total = sum(store.bytes_of(layer.name, len(items)) for layer in backbone.layers)
+    keep = stays_cached(total, passes)
     return StoreSource(store, backbone.layers, entries, items, backbone.canvas_hw, keep_cached=keep)
+
+
+def stays_cached(count: int, passes: int) -> bool:
+    """Tell whether maps of `count` bytes that are read `passes` times are to be left in the page cache."""
+    return passes > _FEW_PASSES and count < psutil.virtual_memory().available * _CACHE_SHARE
 
 
 class StoreSource:

@@ -12,7 +12,7 @@ from hypercolumns.errors import DatasetError, LayerNotFoundError, SamplingError,
 from storage.errors import DiskSpaceError
 from tasks.jobs import Job
 from tasks.manifests import load_manifest
-from tasks.plan import Costs, check_plan, plan_extraction
+from tasks.plan import check_plan, plan_extraction
 from tasks.prepare import prepare_dataset
 from tests.factories import make_image, make_mask, make_scribbles, save_image, save_mask
 from tests.pipeline_factory import LAYERS, extract_only, run_tasks, tiny_spec
@@ -140,14 +140,18 @@ def test_a_full_disk_does_not_stop_a_run_whose_maps_are_all_there(data, workspac
 
 def test_the_plan_says_how_many_bytes_are_written(data, workspace):
     job = Job(spec=tiny_spec(data), workspace=workspace)
-    planned = plan_extraction(job, prepare_dataset(job))
+    planned = plan_extraction(job, prepare_dataset(job), seconds=0.05)
     assert (planned.images, planned.missing) == (9, 9)
     assert planned.eta_seconds > 0
     assert planned.forward_seconds_per_image > 0
-    assert planned.break_even_epochs is None or planned.break_even_epochs >= 1
+    assert planned.extract_seconds_per_image > 0
+    assert planned.read_seconds_per_image > 0
+    assert planned.break_even_passes is None or planned.break_even_passes >= 1
+    assert planned.recommends in ("store", "recompute")
+    assert not list(workspace.glob("trial-*")), "what was tried out is gone"
     extracted = extract_only(tiny_spec(data), workspace)
-    # Each shard has room for its index beside the maps.
-    assert planned.bytes_needed == pytest.approx(sum(extracted.layer_bytes.values()), rel=0.05)
+    # Each layer has its zarr.json beside the shards.
+    assert 0 <= sum(extracted.layer_bytes.values()) - planned.bytes_needed < 2000 * len(LAYERS)
     assert plan_extraction(job, prepare_dataset(job)).advice.startswith("everything is in store")
 
 
@@ -205,9 +209,3 @@ def test_a_link_to_nothing_is_listed_as_a_bad_image(data, workspace):
     with pytest.raises(DatasetError, match=r"1 files cannot be used: .*000\.png"):
         extract_only(tiny_spec(data), workspace)
     assert extract_only(tiny_spec(data, dataset__on_bad_image="skip"), workspace).images_computed == 8
-
-
-@pytest.mark.parametrize(("forward", "read"), [(1.0, 0.1), (1.0, 0.9), (0.5, 0.25), (0.1, 0.2)])
-def test_storing_pays_from_the_first_pass_at_which_it_is_faster_in_all(forward, read):
-    pays = [passes for passes in range(1, 1000) if forward + 2 * read + passes * read < passes * forward]
-    assert Costs(forward, read).break_even_epochs == (pays[0] if pays else None)

@@ -51,15 +51,15 @@ def experiment(workspace: Path, images: int, **sections: dict[str, Any]) -> tupl
 
 def extraction() -> list[Figure]:
     """Decode, run, cast and write, against the bare network on images that lie in memory."""
-    cases = (("vgg11", "float32", 0.95), ("vgg11", "bfloat16", 0.92))
-    cases += (("squeezenet1_0", "float32", 0.92), ("squeezenet1_0", "bfloat16", 0.85))
+    cases = (("vgg11", "float32", 128, 0.95), ("vgg11", "bfloat16", 256, 0.92))
+    cases += (("squeezenet1_0", "float32", 640, 0.92), ("squeezenet1_0", "bfloat16", 1024, 0.85))
     with scratch() as folder:
         return [_extraction(folder, *case) for case in cases]
 
 
-def _extraction(folder: Path, name: str, precision: str, target: float) -> Figure:
+def _extraction(folder: Path, name: str, precision: str, count: int, target: float) -> Figure:
     backbone_spec, store_spec = {"name": name, "weights": "random:0"}, {"precision": precision}
-    job, prepared, images = experiment(folder, 64 if name == "vgg11" else 192, backbone=backbone_spec, store=store_spec)
+    job, prepared, images = experiment(folder, count, backbone=backbone_spec, store=store_spec)
     backbone = experiment_backbone(job.spec)
     batch = normalise(torch.randint(0, 255, (_BATCH, SIDE, SIDE, 3), dtype=torch.uint8), (0.5,) * 3, (0.2,) * 3)
     ours, bare = interleaved(

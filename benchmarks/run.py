@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import heads, pipelines, stores
+from benchmarks import heads, pipelines, planner, stores
 from benchmarks.measuring import Figure
 from benchmarks.outcome import Check, print_checks, write_results
 from hypercolumns.allocator import keep_freed_memory
@@ -38,6 +38,7 @@ WHOLE: dict[str, Callable[[], list[Figure]]] = {
     "overhead": pipelines.flow_overhead,
     "start-up": pipelines.start_up,
     "camvid": pipelines.camvid,
+    "planner": planner.planner,
 }
 """Measured once: what their threads do is not torch's business, or they run in processes of their own."""
 

@@ -6,9 +6,11 @@ Maps are written to a store in a folder of its own beside the real ones, on the 
 from __future__ import annotations
 
 import shutil
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -119,15 +121,15 @@ def _read_seconds(store: FeatureStore, names: list[str], *, keep_cached: bool) -
     reader = store.reader(names, keep_cached=keep_cached)
     rows = store.committed_rows(names[0])
 
-    def read() -> None:
-        for row in rows:
-            for name in names:
-                read_tensor(reader, name, [int(row)]).to(torch.float32, copy=True)
+    def read(row: int) -> None:
+        for name in names:
+            read_tensor(reader, name, [row]).to(torch.float32, copy=True)
 
     if keep_cached:
         # The first time they come from the disk, and are compared with their checksums.
-        read()
-    return _seconds(read) / len(rows)
+        for row in rows:
+            read(int(row))
+    return statistics.median(_seconds(partial(read, int(row))) for row in rows)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -12,12 +12,17 @@ Alignments relate a canvas position p to a map coordinate s along one axis (all 
 - ``corners`` lets the centres of the corner cells and corner pixels coincide: s = (p - ½)·(n-1)/(N-1), torch's
   ``align_corners=True``. It exists to reproduce published numbers, not to be chosen.
 
+Boxes are (x0, y0, x1, y1), continuous, half-open: [x0, x1) x [y0, y1). A heatmap of side S cuts its box into S x S equal parts
+and lies at their centres, x0 + (j+½)·(x1-x0)/S. A K x K grid of classifiers lies over the heatmap as a map of K cells over a
+canvas of S pixels under ``resize``: pixel y sits at (y+½)·K/S - ½, clamped.
+
 Source: Hariharan et al., "Hypercolumns for object segmentation and fine-grained localization", CVPR 2015, sec. 3 (the
 interpolation f_i = Σ_k α_ik F_k); the alignments are spelled out here because the paper leaves them open.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import get_args
 
@@ -27,7 +32,25 @@ from torch import Tensor
 from hypercolumns.errors import GeometryError
 from hypercolumns.specs import Alignment, CanvasSpec
 
-__all__ = ["AxisMap", "Placement", "axis_map", "grid_hw", "grid_positions", "linear_taps", "place"]
+__all__ = [
+    "REFINER_EXPANSION",
+    "AxisMap",
+    "Placement",
+    "axis_map",
+    "box_positions",
+    "check_boxes",
+    "expand_boxes",
+    "grid_hw",
+    "grid_positions",
+    "linear_taps",
+    "place",
+]
+
+REFINER_EXPANSION = 16 / 195
+"""Share of a box's side that is added on each of its ends when 16 of a 227-pixel crop's pixels are context.
+
+Source: Girshick et al., "Rich feature hierarchies", CVPR 2014, appendix A (16 pixels of context in the warped crop).
+"""
 
 
 @dataclass(frozen=True)
@@ -119,6 +142,61 @@ def linear_taps(positions: Tensor, axis: AxisMap) -> tuple[Tensor, Tensor, Tenso
     return lower, upper, coordinate - lower
 
 
+def check_boxes(boxes_xyxy: Tensor) -> Tensor:
+    """Return boxes in float64, checked.
+
+    Args:
+        boxes_xyxy: Boxes (n, 4).
+
+    Raises:
+        GeometryError: another shape, a number that is not finite, or a box without area, named by its place in the list.
+    """
+    if boxes_xyxy.dim() != 2 or boxes_xyxy.shape[1] != 4:
+        raise GeometryError(f"expected boxes of shape (n, 4) as x0, y0, x1, y1, got {tuple(boxes_xyxy.shape)}")
+    boxes = boxes_xyxy.to(torch.float64)
+    empty = ~(torch.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
+    if empty.any():
+        first = int(empty.nonzero()[0])
+        raise GeometryError(
+            f"box {first}: expected finite x0 < x1 and y0 < y1, got {boxes[first].tolist()}; leave boxes without area out"
+        )
+    return boxes
+
+
+def expand_boxes(boxes_xyxy: Tensor, expansion: float) -> Tensor:
+    """Move each side of boxes outwards by a share of the box's size along that axis; nothing is clipped.
+
+    Args:
+        boxes_xyxy: Boxes (n, 4).
+        expansion: Share ≥ 0, a side: 0 leaves boxes alone; see also `REFINER_EXPANSION`.
+
+    Returns:
+        Boxes (n, 4), float64.
+
+    Raises:
+        GeometryError: the boxes are not boxes, or the expansion is negative or not finite.
+    """
+    if not 0 <= expansion < math.inf:
+        raise GeometryError(f"expected a finite expansion of at least 0, got {expansion}")
+    boxes = check_boxes(boxes_xyxy)
+    margin = (boxes[:, 2:] - boxes[:, :2]) * expansion
+    return torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], dim=1)
+
+
+def box_positions(boxes_xyxy: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return where the pixels of boxes' heatmaps lie: positions along x (n, S) and along y (n, S), float64.
+
+    Raises:
+        GeometryError: the boxes are not boxes, or the side is not positive.
+    """
+    if side < 1:
+        raise GeometryError(f"expected a heatmap of at least one pixel a side, got {side}")
+    boxes = check_boxes(boxes_xyxy)
+    share = grid_positions(side, 1).to(boxes.device) / side
+    positions = boxes[:, :2, None] + share * (boxes[:, 2:] - boxes[:, :2])[:, :, None]
+    return positions[:, 0], positions[:, 1]
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where an image lies on its canvas: the content box, and the image's own size.
@@ -138,6 +216,21 @@ class Placement:
         """Size of the image's content on the canvas in pixels."""
         top, left, bottom, right = self.box_yxyx
         return bottom - top, right - left
+
+    def to_canvas(self, boxes_xyxy: Tensor) -> Tensor:
+        """Return boxes (n, 4), given in the image's pixels, in the canvas', float64."""
+        scale, shift = self._scale_and_shift(boxes_xyxy.device)
+        return boxes_xyxy.to(torch.float64) * scale + shift
+
+    def to_image(self, boxes_xyxy: Tensor) -> Tensor:
+        """Return boxes (n, 4), given in the canvas' pixels, in the image's, float64."""
+        scale, shift = self._scale_and_shift(boxes_xyxy.device)
+        return (boxes_xyxy.to(torch.float64) - shift) / scale
+
+    def _scale_and_shift(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        (height, width), (image_height, image_width) = self.content_hw, self.image_hw
+        scale = torch.tensor([width / image_width, height / image_height] * 2, dtype=torch.float64, device=device)
+        return scale, torch.tensor([self.box_yxyx[1], self.box_yxyx[0]] * 2, dtype=torch.float64, device=device)
 
 
 def place(image_hw: tuple[int, int], canvas: CanvasSpec) -> Placement:

@@ -11,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypercolumns.errors import GeometryError
-from hypercolumns.geometry import AxisMap, axis_map, grid_hw, grid_positions, linear_taps, place
+from hypercolumns.geometry import (
+    REFINER_EXPANSION,
+    AxisMap,
+    axis_map,
+    box_positions,
+    check_boxes,
+    expand_boxes,
+    grid_hw,
+    grid_positions,
+    linear_taps,
+    place,
+)
 from hypercolumns.specs import CanvasSpec
 
 SIDES = st.integers(1, 60)
@@ -118,3 +129,47 @@ def test_a_stretch_fills_the_canvas_whatever_the_image():
 def test_an_image_without_pixels_has_no_place(image_hw):
     with pytest.raises(GeometryError, match="at least 1x1"):
         place(image_hw, CanvasSpec())
+
+
+def test_a_heatmap_of_a_box_lies_at_the_centres_of_its_equal_parts():
+    x, y = box_positions(torch.tensor([[10.0, 20.0, 14.0, 28.0], [-1.0, 0.0, 1.0, 4.0]]), 4)
+    assert x.tolist() == [[10.5, 11.5, 12.5, 13.5], [-0.75, -0.25, 0.25, 0.75]]
+    assert y.tolist() == [[21.0, 23.0, 25.0, 27.0], [0.5, 1.5, 2.5, 3.5]]
+    with pytest.raises(GeometryError, match="at least one pixel"):
+        box_positions(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), 0)
+
+
+def test_the_refiner_s_expansion_turns_195_pixels_into_227():
+    box = expand_boxes(torch.tensor([[100.0, 50.0, 295.0, 245.0]]), REFINER_EXPANSION)
+    torch.testing.assert_close(box, torch.tensor([[84.0, 34.0, 311.0, 261.0]], dtype=torch.float64))
+    assert expand_boxes(torch.tensor([[1, 2, 3, 5]]), 0.5).tolist() == [[0.0, 0.5, 4.0, 6.5]]
+    assert expand_boxes(torch.empty(0, 4), 0.5).shape == (0, 4)
+
+
+@pytest.mark.parametrize("expansion", [-0.1, float("nan"), float("inf")])
+def test_an_expansion_that_shrinks_or_is_no_number_is_refused(expansion):
+    with pytest.raises(GeometryError, match="expansion"):
+        expand_boxes(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), expansion)
+
+
+@pytest.mark.parametrize("box", [[0.0, 0, 0, 5], [0, 5, 3, 5], [3, 0, 1, 5], [0, 0, float("nan"), 5], [float("-inf"), 0, 1, 1]])
+def test_a_box_without_area_or_with_no_number_is_refused_by_its_place(box):
+    with pytest.raises(GeometryError, match="box 1: expected finite x0 < x1 and y0 < y1"):
+        check_boxes(torch.tensor([[0.0, 0, 1, 1], box]))
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3), (1, 4, 1)])
+def test_what_has_not_four_sides_is_no_box(shape):
+    with pytest.raises(GeometryError, match="shape"):
+        check_boxes(torch.zeros(shape))
+
+
+def test_boxes_go_to_the_canvas_as_the_image_does_and_come_back():
+    placement = place((100, 50), CanvasSpec(mode="letterbox", size_hw=(200, 300)))
+    whole = torch.tensor([[0.0, 0.0, 50.0, 100.0]])
+    top, left, bottom, right = placement.box_yxyx
+    assert placement.to_canvas(whole).tolist() == [[left, top, right, bottom]]
+    boxes = torch.rand(5, 4) * 50
+    torch.testing.assert_close(placement.to_image(placement.to_canvas(boxes)), boxes.double())
+    stretched = place((100, 50), CanvasSpec(mode="stretch", size_hw=(200, 300)))
+    assert stretched.to_canvas(torch.tensor([[10.0, 20.0, 30.0, 40.0]])).tolist() == [[60.0, 40.0, 180.0, 80.0]]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hypercolumns.errors import HypercolumnsError
     from hypercolumns.fitting import fit_pixel_classifier
     from hypercolumns.geometry import place
-    from hypercolumns.heads import PixelConv, PixelMLP, convert
+    from hypercolumns.heads import GridClassifier, PixelConv, PixelMLP, convert
     from hypercolumns.prediction import segment
     from hypercolumns.sampling import sample_points
     from hypercolumns.sources import BackboneSource, MapSource
@@ -44,6 +44,7 @@ __all__ = [
     "EvalSpec",
     "ExperimentSpec",
     "Frame",
+    "GridClassifier",
     "HeadSpec",
     "HypercolumnsError",
     "LayerInfo",
@@ -74,6 +75,7 @@ _HOMES = {
     "EvalSpec": "hypercolumns.specs",
     "ExperimentSpec": "hypercolumns.specs",
     "Frame": "hypercolumns.columns",
+    "GridClassifier": "hypercolumns.heads",
     "HeadSpec": "hypercolumns.specs",
     "HypercolumnsError": "hypercolumns.errors",
     "LayerInfo": "hypercolumns.backbones",

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import heads, pipelines, planner, stores
+from benchmarks import grid, heads, pipelines, planner, stores
 from benchmarks.measuring import Figure
 from benchmarks.outcome import Check, print_checks, write_results
 from hypercolumns.allocator import keep_freed_memory
@@ -22,6 +22,7 @@ THREADED: dict[str, Callable[[], list[Figure]]] = {
     "extraction": pipelines.extraction,
     "gather": heads.sparse_gather,
     "dense-head": heads.dense_heads,
+    "grid": grid.grid_heatmaps,
     "epoch": pipelines.dense_epoch,
     "sampling": pipelines.sampling,
     "statistics": stores.statistics,

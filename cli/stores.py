@@ -10,6 +10,8 @@ import typer
 
 from cli.config import load_experiment
 from cli.context import JsonOption, WorkspaceOption, command, emit
+from cli.quantities import spell_bytes
+from cli.upkeep import register_upkeep
 
 if TYPE_CHECKING:
     from storage.features import FeatureStore
@@ -20,22 +22,33 @@ KeyArgument = Annotated[str | None, typer.Argument(help="The store's key, or its
 
 
 def register_stores(app: typer.Typer) -> None:
-    """Add `store ls`, `info`, `du`, `verify` and `repair`."""
-    stores = typer.Typer(help="Look at and check feature stores.", no_args_is_help=True)
+    """Add `store ls`, `info`, `du`, `verify`, `repair`, and what `cli.upkeep` has."""
+    stores = typer.Typer(help="Look at, check and look after feature stores.", no_args_is_help=True)
     for name, function in (("ls", _list), ("info", _info), ("du", _disk_usage), ("verify", _verify), ("repair", _repair)):
         stores.command(name)(function)
+    register_upkeep(stores)
     app.add_typer(stores, name="store")
 
 
 @command
 def _list(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """List the feature stores of the workspace."""
-    found = [store.info() for store in _stores(workspace, None)]
-    lines = []
-    for info in found:
+    """List the feature stores of the workspace; one that cannot be opened is listed with the reason."""
+    from storage.errors import StorageError
+    from storage.features import FeatureStore
+
+    found, lines = [], []
+    for path in _paths(workspace, None):
+        try:
+            info = FeatureStore.open(path).info()
+        except StorageError as error:
+            found.append({"key": path.name, "path": str(path), "broken": str(error)})
+            lines.append(f"{path.name}  {error}")
+            continue
         backbone = info["key_fields"].get("backbone", {})
         name = backbone.get("name", "?") if isinstance(backbone, dict) else backbone
-        lines.append(f"{info['key']}  {info['rows']:7d} images  {info['bytes'] / 1e9:8.3f} GB  {info['dtype']:8s} {name}")
+        weight, used = spell_bytes(info["bytes"]), str(info["last_used"])[:10]
+        lines.append(f"{info['key']}  {info['rows']:7d} images  {weight:>10s}  {info['dtype']:8s} used {used}  {name}")
+        found.append(info)
     emit(found, as_json, "\n".join(lines) or "no stores yet")
 
 
@@ -48,13 +61,19 @@ def _info(key: KeyArgument = None, workspace: WorkspaceOption = None, as_json: J
 
 @command
 def _disk_usage(key: KeyArgument = None, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """Show the bytes of each layer."""
+    """Show the bytes of each layer, of the bookkeeping, and of what `gc` would remove."""
     found: dict[str, Any] = {store.key: store.du() for store in _stores(workspace, key)}
     lines = []
     for name, usage in found.items():
         lines.append(f"{name}  {usage['total'] / 1e6:10.1f} MB")
-        lines += [f"  {layer:60s} {count / 1e6:10.1f} MB" for layer, count in usage["layers"].items()]
-        lines.append(f"  {'records, index, metadata':60s} {usage['overhead'] / 1e6:10.1f} MB")
+        rest = {
+            "records, index, metadata": usage["overhead"],
+            "quarantine (damaged files)": usage["quarantine"],
+            "unfinished files": usage["unfinished"],
+        }
+        lines += [f"  {part:60s} {count / 1e6:10.1f} MB" for part, count in {**usage["layers"], **rest}.items()]
+    if len(found) > 1:
+        lines.append(f"{'all stores':62s} {sum(usage['total'] for usage in found.values()) / 1e6:10.1f} MB")
     emit(found, as_json, "\n".join(lines) or "no stores yet")
 
 
@@ -98,19 +117,23 @@ def _repair(
 
 
 def _stores(workspace: Path | None, key: str | None) -> list[FeatureStore]:
-    from hypercolumns.errors import SpecError
     from storage.features import FeatureStore
+
+    return [FeatureStore.open(path) for path in _paths(workspace, key)]
+
+
+def _paths(workspace: Path | None, key: str | None) -> list[Path]:
+    """Return the folders of the stores whose key begins so."""
+    from hypercolumns.errors import SpecError
     from storage.inspection import list_stores
     from storage.workspace import Workspace, resolve_workspace
 
     root = Workspace(resolve_workspace(workspace)).stores
     paths = list_stores(root)
-    if key is not None:
-        chosen = [path for path in paths if path.name.startswith(key)]
-        if len(chosen) != 1:
-            names = ", ".join(path.name for path in paths) or "none"
-            raise SpecError(
-                f"expected the key of one store in {root}, got {key!r}, which fits {len(chosen)}; there are: {names}"
-            )
-        paths = chosen
-    return [FeatureStore.open(path) for path in paths]
+    if key is None:
+        return paths
+    chosen = [path for path in paths if path.name.startswith(key)]
+    if len(chosen) != 1:
+        names = ", ".join(path.name for path in paths) or "none"
+        raise SpecError(f"expected the key of one store in {root}, got {key!r}, which fits {len(chosen)}; there are: {names}")
+    return chosen

@@ -5,6 +5,7 @@ What to hand out is decided in `storage.claims`; who holds it is kept in `storag
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,4 +89,7 @@ def _quarantine(core: StoreCore, layer: str, shard: int) -> None:
         if path.exists():
             ensure_folder(core.layout.quarantine)
             unique = partial_path(path).name.removesuffix(PARTIAL_SUFFIX)
-            path.replace(core.layout.quarantine / f"{path.parent.name}.{unique}")
+            aside = core.layout.quarantine / f"{path.parent.name}.{unique}"
+            path.replace(aside)
+            # From now on it waits for somebody to look at it.
+            os.utime(aside)

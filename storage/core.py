@@ -20,6 +20,7 @@ from storage.errors import AlreadyPublishedError, FormatError, KeyMismatchError
 from storage.index_lines import StoreState
 from storage.layout import FORMAT_VERSION, StoreLayout
 from storage.leases import LeaseBook
+from storage.occupancy import Occupancy
 from storage.publish import explained_disk_errors
 from storage.records import REPAIR_HINT, RecordLog
 from storage.rows_index import RowsIndex
@@ -49,6 +50,7 @@ class StoreCore:
         self.log = RecordLog(layout.records)
         self.index = RowsIndex(layout.index, self.log)
         self.leases = LeaseBook(layout.leases, clock)
+        self.occupancy: Occupancy | None = None
         self._lock = FileLock(str(layout.lock))
 
     @cached_property
@@ -75,6 +77,19 @@ class StoreCore:
     def compressed(self) -> bool:
         """Whether rows are compressed."""
         return bool((self.state.create or {})["compression"] == "zstd")
+
+    def occupy(self, *, create: bool) -> None:
+        """Keep the store from being taken away for as long as anything of it is referred to (`storage.occupancy`).
+
+        Raises:
+            FormatError: there is no store, and it is not to be created.
+        """
+        self.occupancy = Occupancy(self.layout, create=create)
+
+    def stamp_use(self) -> None:
+        """Note that the store is used now."""
+        if self.occupancy is not None:
+            self.occupancy.stamp()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

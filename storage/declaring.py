@@ -31,6 +31,8 @@ def create(
         KeyMismatchError: what lies there was made from other fields.
     """
     check_choices(dtype, compression, shard_images)
+    core.occupy(create=True)
+    core.stamp_use()
     ensure_folder(core.layout.records)
     with core.locked():
         if not core.index.refresh().number:

@@ -90,6 +90,7 @@ class FeatureStore:
         if not layout.records.is_dir():
             raise FormatError(f"{path}: expected the folder of a feature store, found no records in it")
         core = StoreCore(layout, lease_seconds)
+        core.occupy(create=False)
         core.refresh()
         return cls(core, recorded)
 
@@ -277,6 +278,7 @@ class FeatureStore:
                 better where each is read once, or where all of them would not fit into memory.
         """
         self._check_layers(layers)
+        self._core.stamp_use()
         return MapReader(self._core, tuple(layers), verify_reads, keep_cached=keep_cached)
 
     # --- looking after it ------------------------------------------------------------------------------------------

@@ -17,25 +17,32 @@ from storage.shards import ShardFileSummary, checksum
 
 __all__ = [
     "SCHEMA",
+    "SCHEMA_VERSION",
     "DamagedIndexError",
     "LayerEntry",
     "StoreState",
     "apply_record",
     "checked_lines",
+    "line_checksum",
     "load_state",
     "save_state",
 ]
 
-SCHEMA = """
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = NORMAL;
+SCHEMA_VERSION = 2
+"""An index of another version is built anew."""
+SCHEMA = f"""
+BEGIN IMMEDIATE;
+PRAGMA user_version = {SCHEMA_VERSION};
 CREATE TABLE IF NOT EXISTS state(id INTEGER PRIMARY KEY CHECK (id = 1), value TEXT NOT NULL, chk INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS rows(key TEXT, shard INTEGER, slot INTEGER, chk INTEGER, PRIMARY KEY(key, shard)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS rows_by_shard ON rows(shard, slot);
-CREATE TABLE IF NOT EXISTS files(shard INTEGER, layer TEXT, mask TEXT, mask_chk INTEGER, row_count INTEGER, entry TEXT,
-                                 chk INTEGER, PRIMARY KEY(shard, layer)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files(shard INTEGER, layer TEXT, mask TEXT, mask_chk INTEGER, entry TEXT, chk INTEGER,
+                                 PRIMARY KEY(shard, layer)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS dirty(shard INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS holes(shard INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS totals(layer TEXT PRIMARY KEY, row_count INTEGER, shards INTEGER, bytes INTEGER,
+                                  chk INTEGER) WITHOUT ROWID;
+COMMIT;
 """
 
 Shape = tuple[int, int, int]
@@ -160,8 +167,8 @@ def _apply_commit(connection: sqlite3.Connection, record: Record, state: StoreSt
     for layer, files in record.body["layers"].items():
         entry = json.dumps({"record": record.number, "slots": slots, "files": files}, separators=(",", ":"))
         LayerEntry.from_json(json.loads(entry))
-        line = (shard, layer, mask, line_checksum(shard, layer, mask), len(slots), entry, line_checksum(shard, layer, entry))
-        connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", line)
+        line = (shard, layer, mask, line_checksum(shard, layer, mask), entry, line_checksum(shard, layer, entry))
+        connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", line)
     connection.execute("INSERT OR IGNORE INTO dirty VALUES (?)", (shard,))
     return state
 

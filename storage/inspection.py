@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from storage.core import StoreCore
+from storage.index_totals import WHOLE, Total
 from storage.layout import JOURNAL, StoreLayout, array_name
+from storage.occupancy import last_used
+from storage.publish import PARTIAL_SUFFIX
+from storage.removal import sized_files
 from storage.zarr_metadata import roles
 
 __all__ = ["disk_usage", "info", "list_stores"]
 
 
 def info(core: StoreCore) -> dict[str, Any]:
-    """Return what a store is and holds."""
+    """Return what a store is and holds; costs the same however many rows that are. Bytes are those of committed maps."""
     state = core.refresh()
     create = state.create or {}
-    counts = core.index.row_counts()
-    usage = disk_usage(core)
+    totals = core.index.totals()
+    whole = totals.get(WHOLE, Total())
     return {
         "key": core.key,
         "path": str(core.layout.root),
@@ -28,29 +32,36 @@ def info(core: StoreCore) -> dict[str, Any]:
         "compression": create["compression"],
         "shard_images": state.shard_images,
         "records": state.number,
-        "shards": len(core.index.shards()),
-        "rows": max(counts.values(), default=0),
+        "shards": whole.shards,
+        "rows": whole.rows,
         "layers": {
             layer: {
                 "shape": list(shape),
-                "rows": counts.get(layer, 0),
-                "bytes": usage["layers"][layer],
+                "rows": totals.get(layer, Total()).rows,
+                "bytes": totals.get(layer, Total()).bytes,
                 "array": array_name(layer, "maps"),
             }
             for layer, shape in state.shapes.items()
         },
-        "bytes": usage["total"],
+        "bytes": whole.bytes,
+        "last_used": datetime.fromtimestamp(last_used(core.layout), UTC).isoformat(timespec="seconds"),
     }
 
 
 def disk_usage(core: StoreCore) -> dict[str, Any]:
-    """Return the bytes of files: per layer, of quarantine and unfinished files, of the rest, and in all."""
-    layers = {
-        layer: sum(_bytes_below(core.layout.array(layer, role)) for role in roles(core.dtype)) for layer in core.state.shapes
-    }
-    quarantine = _bytes_below(core.layout.quarantine)
-    total = _bytes_below(core.layout.root)
-    return {"layers": layers, "quarantine": quarantine, "overhead": total - sum(layers.values()) - quarantine, "total": total}
+    """Return the bytes of all files: per layer, of quarantine, of unfinished files, of the rest, and in all."""
+    layers = {array_name(layer, role): layer for layer in core.state.shapes for role in roles(core.dtype)}
+    usage: dict[str, Any] = {"layers": dict.fromkeys(core.state.shapes, 0), "quarantine": 0, "unfinished": 0, "overhead": 0}
+    for path, size in sized_files(core.layout.root):
+        layer = layers.get(path.relative_to(core.layout.root).parts[0])
+        if path.name.endswith(PARTIAL_SUFFIX):
+            usage["unfinished"] += size
+        elif layer is not None:
+            usage["layers"][layer] += size
+        else:
+            usage["quarantine" if path.parent == core.layout.quarantine else "overhead"] += size
+    rest = sum(usage[name] for name in ("quarantine", "unfinished", "overhead"))
+    return {**usage, "total": sum(usage["layers"].values()) + rest}
 
 
 def list_stores(stores_root: Path) -> list[Path]:
@@ -58,17 +69,3 @@ def list_stores(stores_root: Path) -> list[Path]:
     if not stores_root.is_dir():
         return []
     return sorted(path for path in stores_root.iterdir() if StoreLayout(path).records.is_dir() and path.name != JOURNAL)
-
-
-def _bytes_below(folder: Path) -> int:
-    return sum(size for size in _sizes(folder))
-
-
-def _sizes(folder: Path) -> Iterator[int]:
-    for path in folder.rglob("*"):
-        try:
-            if path.is_file():
-                yield path.stat().st_size
-        except FileNotFoundError:
-            # Removed by a writer while we look.
-            continue

@@ -99,6 +99,11 @@ class StoreLayout:
         """The file that is locked while something is claimed or committed."""
         return self.journal / "store.lock"
 
+    @property
+    def occupancy(self) -> Path:
+        """The file that everybody who has the store open holds a lock on; its time of change says when it was last used."""
+        return self.journal / "open.lock"
+
     def array(self, layer: str, role: str = "maps") -> Path:
         """Return the folder of a layer's array."""
         return self.root / array_name(layer, role)

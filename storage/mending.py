@@ -6,6 +6,7 @@ have the store's key; layers are declared again from the arrays' own documents.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from storage.canonical import read_json
@@ -80,7 +81,9 @@ def _set_aside(core: StoreCore, number: int) -> None:
     path = core.log.path(number)
     if path.exists():
         ensure_folder(core.layout.quarantine)
-        path.replace(core.layout.quarantine / partial_path(path).name.removesuffix(PARTIAL_SUFFIX))
+        aside = core.layout.quarantine / partial_path(path).name.removesuffix(PARTIAL_SUFFIX)
+        path.replace(aside)
+        os.utime(aside)
 
 
 def _attributes(core: StoreCore) -> dict[str, Any]:

@@ -21,14 +21,15 @@ from typing import Any, TypeVar
 from storage.errors import FormatError
 from storage.index_lines import (
     SCHEMA,
+    SCHEMA_VERSION,
     DamagedIndexError,
     LayerEntry,
     StoreState,
-    apply_record,
     checked_lines,
     load_state,
     save_state,
 )
+from storage.index_totals import Total, apply_counted, load_totals
 from storage.records import REPAIR_HINT, RecordLog
 
 __all__ = ["Placement", "RowsIndex"]
@@ -81,8 +82,9 @@ class RowsIndex:
 
         def read(connection: sqlite3.Connection) -> set[tuple[Any, ...]]:
             rows = connection.execute("SELECT key, shard, slot, chk FROM rows")
-            files = connection.execute("SELECT shard, layer, mask, mask_chk, row_count, entry, chk FROM files")
-            return {*rows, *files}
+            files = connection.execute("SELECT shard, layer, mask, mask_chk, entry, chk FROM files")
+            totals = connection.execute("SELECT layer, row_count, shards, bytes, chk FROM totals")
+            return {*rows, *files, *totals}
 
         return self._run(read)
 
@@ -112,7 +114,7 @@ class RowsIndex:
             state = load_state(connection)
             self._check_last(state)
             for record in self._log.follow(state.number, state.link):
-                state = apply_record(connection, record, state)
+                state = apply_counted(connection, record, state)
             save_state(connection, state)
         return state
 
@@ -184,10 +186,9 @@ class RowsIndex:
         lines = self._run(lambda connection: list(checked_lines(connection.execute(query))))
         return (lines[0][1], lines[0][2]) if lines else None
 
-    def row_counts(self) -> dict[str, int]:
-        """Return how many rows each layer has."""
-        query = "SELECT layer, SUM(row_count) FROM files GROUP BY layer"
-        return self._run(lambda connection: dict(connection.execute(query)))
+    def totals(self) -> dict[str, Total]:
+        """Return what is committed per layer, and under `WHOLE` of the store: kept, not counted anew."""
+        return self._run(load_totals)
 
     # --- what the derived arrays still have to learn ----------------------------------------------------------------
 
@@ -244,8 +245,10 @@ class RowsIndex:
     def _discard(self) -> None:
         self.close()
         if self._path is not None:
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+            # Where it cannot be removed, it is built in memory.
+            with contextlib.suppress(OSError):
+                for suffix in ("", "-wal", "-shm"):
+                    Path(f"{self._path}{suffix}").unlink(missing_ok=True)
 
 
 def _close_in(process: int, connection: sqlite3.Connection) -> None:
@@ -259,6 +262,11 @@ def _create_tables(connection: sqlite3.Connection) -> None:
     give_up = time.monotonic() + _CREATION_SECONDS
     while True:
         try:
+            connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
+            if connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
+                return
+            if connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'state'").fetchone()[0]:
+                raise DamagedIndexError("the index is of another version")
             connection.executescript(SCHEMA)
             return
         except sqlite3.OperationalError as error:

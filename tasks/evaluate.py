@@ -31,6 +31,7 @@ from tasks.classifiers import load_classifier, load_sparse, torch_dtype
 from tasks.jobs import Evaluated, Extracted, Job, Prepared, Pretrained, Sampled, Trained
 from tasks.manifests import Manifest, load_manifest
 from tasks.priors import prior_offset
+from tasks.record import note_use
 from tasks.stores import open_source
 
 __all__ = ["evaluate_model", "load_evaluation", "protocol_line"]
@@ -60,6 +61,7 @@ def evaluate_model(
             "precision": spec.train.precision,
         }
     )
+    note_use(job, key)
     cached = model_exists(job.places.evaluations, key)
     if not cached:
         judge = _Judge(job, manifest)

@@ -50,14 +50,14 @@ def extract_features(job: Job, prepared: Prepared) -> Extracted:
     bar = tqdm(total=len(store.missing(work.keys, names)), unit="img", desc="extract", disable=None)
     with bar:
         computed = fill_store(store, work, backbone, load, job.spec.store.batch_images, bar.update)
-    weights = store.du()["layers"]
+    layers = store.info()["layers"]
     return Extracted(
         key=store.key,
         path=store.path,
         cached=computed == 0,
         seconds=time.perf_counter() - start,
         cache={name: CacheCount(hits=hit, misses=len(work.keys) - hit) for name, hit in hits.items()},
-        layer_bytes={name: weights[name] for name in names},
+        layer_bytes={name: layers[name]["bytes"] for name in names},
         split_images=prepared.images,
         images_computed=computed,
     )

@@ -21,6 +21,7 @@ from storage.canonical import digest, file_sha256
 from storage.publish import replace_bytes
 from tasks.jobs import Job, Prepared
 from tasks.manifests import Entry, Manifest, RejectedFile, load_manifest
+from tasks.record import note_use
 
 __all__ = ["prepare_dataset"]
 
@@ -44,6 +45,7 @@ def prepare_dataset(job: Job) -> Prepared:
     found = {s: [[r.image_id, str(r.image_path), *c] for r, c in zip(records[s], contents[s], strict=True)] for s in records}
     rules = spec.model_dump(mode="json", exclude={"shapes", "root"})
     key = digest([found, list(dataset.class_names), rules])
+    note_use(job, key)
     path = job.places.datasets / f"{key}.json"
     cached = path.exists()
     if not cached:

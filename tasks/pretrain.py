@@ -25,6 +25,7 @@ from storage.samples import SampleSet
 from tasks.classifiers import ModelCard, save_classifier
 from tasks.jobs import Extracted, Job, Prepared, Pretrained, Sampled
 from tasks.manifests import Manifest, load_manifest
+from tasks.record import note_use
 from tasks.stores import experiment_backbone
 
 __all__ = ["fit_samples", "pretrain_classifier"]
@@ -67,6 +68,7 @@ def fit_samples(
             "groups": manifest.groups(job.spec.dataset.train_split) if spec.patience else None,
         }
     )
+    note_use(job, key)
     cached = model_exists(job.places.models, key)
     if not cached:
         model, history = _fit(job, manifest, sampled.path, sampled_layers, layers, head)

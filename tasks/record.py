@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from hypercolumns.specs import ExperimentSpec
+from storage import references
 from storage.runs import append, create_run, new_run_id
 from storage.workspace import Workspace
 from tasks.jobs import Job, Stage
 
-__all__ = ["begin_run", "fail_run", "finish_run", "note_stage", "provenance"]
+__all__ = ["begin_run", "fail_run", "finish_run", "note_stage", "note_use", "provenance"]
 
 _PACKAGES = ("hypercolumns", "torch", "torchvision", "timm", "numpy", "zarr", "h5py", "prefect", "pillow")
 
@@ -45,6 +46,12 @@ def note_stage(job: Job, name: str, result: Stage) -> None:
         ),
     }
     append(job.run_dir, "stage", data)
+
+
+def note_use(job: Job, key: str) -> None:
+    """Record that the run is about to look for something of this key, so that nobody removes it; without a run, do nothing."""
+    if job.run_dir is not None:
+        references.note_use(job.run_dir, key)
 
 
 def finish_run(job: Job, metrics: dict[str, Any] | None, report: Path | None) -> None:

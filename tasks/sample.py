@@ -24,6 +24,7 @@ from storage.sample_writer import SampleSetWriter
 from storage.samples import SampleSet
 from tasks.jobs import Extracted, Job, Prepared, Sampled
 from tasks.manifests import Manifest, load_manifest, row_key
+from tasks.record import note_use
 from tasks.stores import open_source
 
 __all__ = ["sample_pixels", "write_samples"]
@@ -62,6 +63,7 @@ def write_samples(job: Job, manifest: Manifest, origin: dict[str, Any], open_map
         "images": manifest.content_key(job.spec.dataset.train_split, labels=True),
     }
     path = job.places.samples / f"{digest(fields)}.h5"
+    note_use(job, path.stem)
     cached = path.exists()
     if not cached:
         # Whoever publishes first wins; the same fields give the same samples.

@@ -17,11 +17,13 @@ from hypercolumns.backbones import Backbone, LayerInfo, build_backbone
 from hypercolumns.columns import Frame, point_taps, weigh
 from hypercolumns.sources import CanvasLoader, Item, select_layers
 from hypercolumns.specs import BackboneSpec, ExperimentSpec, Precision, StoreSpec
+from storage.core import store_key
 from storage.features import FeatureStore
 from storage.reading import MapReader
 from tasks.arrays import as_tensor
 from tasks.jobs import Job
 from tasks.manifests import Entry, Manifest, row_keys
+from tasks.record import note_use
 
 __all__ = [
     "EXTRACTOR_VERSION",
@@ -73,9 +75,11 @@ def key_fields(backbone: Backbone, spec: StoreSpec) -> dict[str, Any]:
 def experiment_store(job: Job, backbone: Backbone) -> FeatureStore:
     """Create or open the experiment's store and declare its layers."""
     spec = job.spec.store
+    fields = key_fields(backbone, spec)
+    note_use(job, store_key(fields, spec.dtype))
     store = FeatureStore.create_or_open(
         job.places.stores,
-        key_fields(backbone, spec),
+        fields,
         dtype=spec.dtype,
         compression=spec.compression,
         shard_images=spec.shard_images,

@@ -24,6 +24,7 @@ from tasks.classifiers import FolderCheckpoints, ModelCard, load_sparse, save_cl
 from tasks.jobs import Job, Prepared, Pretrained, Trained
 from tasks.manifests import Entry, Manifest, load_manifest
 from tasks.priors import prior_offset
+from tasks.record import note_use
 from tasks.stores import open_source
 
 __all__ = ["train_dense"]
@@ -52,6 +53,7 @@ def train_dense(job: Job, prepared: Prepared, pretrained: Pretrained) -> Trained
             "groups": manifest.groups(split) if job.spec.train.patience else None,
         }
     )
+    note_use(job, key)
     cached = model_exists(job.places.models, key)
     if not cached:
         mlp, sparse_card = load_sparse(pretrained.path, job.spec.head)

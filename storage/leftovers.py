@@ -1,0 +1,85 @@
+"""What lies in a store and serves nobody: files of writers that died, and what was put into quarantine.
+
+Found by the leases and by the small folder of quarantined files, never by listing all files: the cost does not grow with the
+store. Changes nothing but what `remove_leftovers` removes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.core import StoreCore
+from storage.leases import Lease
+from storage.publish import partial_path
+from storage.zarr_metadata import roles
+
+__all__ = ["Leftover", "find_leftovers", "remove_leftovers"]
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """One file of a store that can go.
+
+    Args:
+        kind: `unfinished`, `uncounted` or `quarantined`.
+        path: the file.
+        bytes: its size.
+        why: why nobody needs it.
+    """
+
+    kind: str
+    path: Path
+    bytes: int
+    why: str
+
+
+def find_leftovers(core: StoreCore, older_than_seconds: float) -> list[Leftover]:
+    """List the files of a store that can go.
+
+    Args:
+        core: the store, refreshed.
+        older_than_seconds: quarantined files are kept for so long.
+    """
+    with core.locked():
+        core.refresh()
+        return [*_of_dead_writers(core, core.leases.live_and_dead()[1]), *_quarantined(core, older_than_seconds)]
+
+
+def remove_leftovers(core: StoreCore, older_than_seconds: float) -> list[Leftover]:
+    """Remove them, the dead leases too, and return what was removed."""
+    with core.locked():
+        core.refresh()
+        _, dead = core.leases.live_and_dead()
+        found = [*_of_dead_writers(core, dead), *_quarantined(core, older_than_seconds)]
+        for leftover in found:
+            leftover.path.unlink(missing_ok=True)
+        # The leases last: they are how the files are found.
+        for lease in dead:
+            core.leases.remove(lease)
+    return found
+
+
+def _of_dead_writers(core: StoreCore, dead: Sequence[Lease]) -> Iterator[Leftover]:
+    for lease in dead:
+        counted = core.index.masks([lease.shard])
+        for layer in lease.layers:
+            for role in roles(core.dtype):
+                path = core.layout.shard(layer, lease.shard, role)
+                yield from _if_there("unfinished", partial_path(path, lease.name), "its writer died")
+                if (lease.shard, layer) not in counted:
+                    yield from _if_there("uncounted", path, "its writer died before the record that would count it")
+
+
+def _quarantined(core: StoreCore, older_than_seconds: float) -> Iterator[Leftover]:
+    if not core.layout.quarantine.is_dir():
+        return
+    for path in sorted(core.layout.quarantine.iterdir()):
+        if path.stat().st_mtime <= core.clock() - older_than_seconds:
+            yield from _if_there("quarantined", path, "damaged; what it held was taken out of use")
+
+
+def _if_there(kind: str, path: Path, why: str) -> Iterator[Leftover]:
+    if path.is_file():
+        yield Leftover(kind, path, path.stat().st_size, why)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from storage.claims import Busy, Request, Work
@@ -16,7 +17,7 @@ from storage.publish import PARTIAL_SUFFIX, ensure_folder, partial_path
 from storage.writing import ShardWriter
 from storage.zarr_metadata import roles
 
-__all__ = ["claim", "retire"]
+__all__ = ["bury", "claim", "clear_uncounted", "retire", "set_aside"]
 
 
 def claim(core: StoreCore, request: Request, recorded: Mapping[str, Any]) -> ShardWriter | Busy | None:
@@ -29,7 +30,7 @@ def claim(core: StoreCore, request: Request, recorded: Mapping[str, Any]) -> Sha
         core.refresh()
         core.derive()
         live, dead = core.leases.live_and_dead()
-        _bury(core, dead)
+        bury(core, dead)
         free = _free_shards(core, live)
         work = request.next_work(core.index, live, int(core.state.shard_images or 1), free)
         if work is not None:
@@ -48,15 +49,19 @@ def retire(core: StoreCore, layer: str, shard: int, reason: str) -> None:
 
 def _grant(core: StoreCore, work: Work, recorded: Mapping[str, Any]) -> ShardWriter:
     for layer in work.layers:
-        for role in roles(core.dtype):
-            # A file that no record counts: a writer died between publishing it and its record. It is made again.
-            core.layout.shard(layer, work.shard, role).unlink(missing_ok=True)
+        clear_uncounted(core, layer, work.shard)
     lease = Lease(work.shard, work.layers, work.slots, work.row_keys, core.clock() + core.lease_seconds)
     core.leases.grant(lease)
     return ShardWriter(core, lease, recorded)
 
 
-def _bury(core: StoreCore, dead: Sequence[Lease]) -> None:
+def clear_uncounted(core: StoreCore, layer: str, shard: int) -> None:
+    """Remove a file that no record counts: a writer died between publishing it and its record. It is made again."""
+    for role in roles(core.dtype):
+        core.layout.shard(layer, shard, role).unlink(missing_ok=True)
+
+
+def bury(core: StoreCore, dead: Sequence[Lease]) -> None:
     """Remove dead leases with their partial files, those of records included: nobody else writes any under the lock."""
     if dead:
         for path in core.layout.records.glob(f"*{PARTIAL_SUFFIX}"):
@@ -87,9 +92,13 @@ def _quarantine(core: StoreCore, layer: str, shard: int) -> None:
     for role in roles(core.dtype):
         path = core.layout.shard(layer, shard, role)
         if path.exists():
-            ensure_folder(core.layout.quarantine)
-            unique = partial_path(path).name.removesuffix(PARTIAL_SUFFIX)
-            aside = core.layout.quarantine / f"{path.parent.name}.{unique}"
-            path.replace(aside)
-            # From now on it waits for somebody to look at it.
-            os.utime(aside)
+            set_aside(core, path, f"{path.parent.name}.{path.name}")
+
+
+def set_aside(core: StoreCore, path: Path, name: str) -> None:
+    """Move a file to quarantine, under a name of its own that begins with `name`. The caller holds the lock."""
+    ensure_folder(core.layout.quarantine)
+    unique = partial_path(core.layout.quarantine / name).name.removesuffix(PARTIAL_SUFFIX)
+    aside = path.replace(core.layout.quarantine / unique)
+    # From now on it waits for somebody to look at it.
+    os.utime(aside)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from storage.errors import FormatError
 
-__all__ = ["KEY_DIGITS", "canonical_bytes", "digest", "file_sha256", "read_json"]
+__all__ = ["KEY_DIGITS", "canonical_bytes", "digest", "file_sha256", "is_key", "read_json"]
 
 KEY_DIGITS = 20
 """Hexadecimal digits of a sha256 that serve as a key (80 bits: no accidental collision among 10⁹ keys)."""
+_KEY = re.compile(f"[0-9a-f]{{{KEY_DIGITS}}}")
 
 
 def canonical_bytes(value: Any) -> bytes:
@@ -36,6 +38,11 @@ def canonical_bytes(value: Any) -> bytes:
 def digest(value: Any, digits: int = KEY_DIGITS) -> str:
     """Return the first `digits` hexadecimal digits of the sha256 of the canonical form."""
     return hashlib.sha256(canonical_bytes(value)).hexdigest()[:digits]
+
+
+def is_key(text: str) -> bool:
+    """Tell whether a name is a key: as many hexadecimal digits."""
+    return _KEY.fullmatch(text) is not None
 
 
 def file_sha256(path: Path) -> str:

@@ -86,6 +86,11 @@ class StoreCore:
         """
         self.occupancy = Occupancy(self.layout, create=create)
 
+    def leave(self) -> None:
+        """Let go of the store: it may be taken away now, and must not be asked anything more."""
+        if self.occupancy is not None:
+            self.occupancy.leave()
+
     def stamp_use(self) -> None:
         """Note that the store is used now."""
         if self.occupancy is not None:

@@ -2,7 +2,8 @@
 
 StorageError
 ├── AlreadyPublishedError  somebody else published under this name first
-├── FormatError            metadata or a record that is not ours, or of a version we do not read
+├── FormatError            metadata or a record that is not ours, or is torn
+│   └── VersionError       whole, and of a format version we do not read
 ├── KeyMismatchError       what is stored under a key was not made from the fields that now claim it
 ├── LayerMismatchError     a layer exists with another shape, or does not exist at all
 ├── RowsMissingError       rows were asked for that no commit record holds
@@ -25,6 +26,7 @@ __all__ = [
     "NonFiniteError",
     "RowsMissingError",
     "StorageError",
+    "VersionError",
 ]
 
 
@@ -38,6 +40,10 @@ class AlreadyPublishedError(StorageError):
 
 class FormatError(StorageError):
     """Metadata or a record that is not ours, is torn, or has a version this code does not read."""
+
+
+class VersionError(FormatError):
+    """Whole, and of a format version this code does not read: nothing is damaged, and nothing must be repaired."""
 
 
 class KeyMismatchError(StorageError):

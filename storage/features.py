@@ -25,6 +25,7 @@ from storage.reading import MapReader
 from storage.shapes import Shape, check_row_keys, row_bytes
 from storage.shards import index_bytes
 from storage.verification import Finding, verify
+from storage.versions import refuse_other_versions
 from storage.writing import ShardWriter
 from storage.zarr_metadata import roles
 
@@ -83,7 +84,8 @@ class FeatureStore:
         """Open a store that exists, by its folder.
 
         Raises:
-            FormatError: it is not a feature store, broken, or of another version.
+            FormatError: it is not a feature store, or broken.
+            VersionError: it is one of another format version.
             KeyMismatchError: it was made from other fields than its key says.
         """
         layout = StoreLayout(Path(path).resolve())
@@ -91,6 +93,7 @@ class FeatureStore:
             raise FormatError(f"{path}: expected the folder of a feature store, found no records in it")
         core = StoreCore(layout, lease_seconds)
         core.occupy(create=False)
+        refuse_other_versions(layout)
         core.refresh()
         return cls(core, recorded)
 
@@ -252,12 +255,13 @@ class FeatureStore:
         self._check_layers([layer])
         self._core.refresh()
         count = self._core.state.shard_images or 1
-        masks = self._core.index.masks(self._core.index.shards())
+        index = self._core.index
+        masks = index.masks(index.shards())
         rows = [
             shard * count + slot
             for (shard, name), mask in masks.items()
             if name == layer
-            for slot in range(count)
+            for slot in index.slot_keys(shard)
             if mask >> slot & 1
         ]
         return np.array(sorted(rows), dtype=np.int64)

@@ -7,13 +7,13 @@ that are not ours are never touched.
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from storage.canonical import is_key
 from storage.errors import StorageError
 from storage.features import FeatureStore
 from storage.inspection import list_stores
@@ -24,11 +24,11 @@ from storage.publish import PARTIAL_SUFFIX
 from storage.references import named_keys, sweeping
 from storage.removal import TRASH, Removal, bytes_below, delete
 from storage.runs import RunView, list_runs
+from storage.superseded import discard_superseded, superseded_files
 from storage.workspace import Workspace
 
 __all__ = ["Item", "Sweep", "sweep"]
 
-_KEY = re.compile(r"[0-9a-f]{20}")
 _SILENT_SECONDS = 3600.0
 """An unfinished file that was not written to for so long has no writer any more: here nobody holds leases."""
 
@@ -39,7 +39,7 @@ class Item:
 
     Args:
         kind: `store`, `samples`, `model`, `evaluation`, `manifest`, `checkpoints`; `unfinished`, `trash`; inside a store
-            `unfinished`, `uncounted`, `quarantined`.
+            `unfinished`, `uncounted`, `quarantined`, `superseded`.
         path: relative to the workspace.
         why: why it goes, or why it stays.
         bytes: what it weighs; 0 for what stays.
@@ -123,7 +123,7 @@ class _Thing:
 def _unnamed(workspace: Workspace, views: list[RunView], latest: float) -> Iterator[_Thing]:
     named = frozenset[str]().union(*map(named_keys, views))
     for path in list_stores(workspace.stores):
-        if _KEY.fullmatch(path.name) and path.name not in named and not path.is_symlink():
+        if is_key(path.name) and path.name not in named and not path.is_symlink():
             yield _Thing("store", path, last_used(StoreLayout(path)), "no run names it")
     for kind, folder, suffix in (
         ("samples", workspace.samples, ".h5"),
@@ -134,7 +134,7 @@ def _unnamed(workspace: Workspace, views: list[RunView], latest: float) -> Itera
     ):
         for path in sorted(folder.iterdir()):
             key = path.name.removesuffix(suffix)
-            if path.suffix != suffix or not _KEY.fullmatch(key) or path.is_symlink():
+            if path.suffix != suffix or not is_key(key) or path.is_symlink():
                 continue
             if key not in named:
                 yield _Thing(kind, path, path.stat().st_mtime, "no run names it")
@@ -194,7 +194,7 @@ def _name(workspace: Workspace, path: Path) -> str:
 def _changed(path: Path) -> float:
     """Return when a file, or anything in a folder, was last written."""
     try:
-        return max(entry.lstat().st_mtime for entry in (path, *(path.iterdir() if path.is_dir() else ())))
+        return max(float(entry.lstat().st_mtime) for entry in (path, *(path.iterdir() if path.is_dir() else ())))
     except FileNotFoundError:
         # Published by its writer while we look.
         return math.inf
@@ -207,7 +207,11 @@ def _in_stores(workspace: Workspace, older_than_seconds: float, gone: set[Path],
         if path in gone:
             continue
         try:
-            leftovers = look(FeatureStore.open(path).core, older_than_seconds)
+            core = FeatureStore.open(path).core
+            leftovers, superseded = look(core, older_than_seconds), superseded_files(core)
+            core.leave()
+            if superseded:
+                leftovers += (discard_superseded(core.layout) or []) if remove else superseded
         except StorageError:
             # What is broken is `verify`'s to name: nothing is removed from it.
             continue

@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS files(shard INTEGER, layer TEXT, mask TEXT, mask_chk 
                                  PRIMARY KEY(shard, layer)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS dirty(shard INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS holes(shard INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS superseded(shard INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS totals(layer TEXT PRIMARY KEY, row_count INTEGER, shards INTEGER, bytes INTEGER,
                                   chk INTEGER) WITHOUT ROWID;
 COMMIT;
@@ -170,6 +171,24 @@ def _apply_commit(connection: sqlite3.Connection, record: Record, state: StoreSt
         line = (shard, layer, mask, line_checksum(shard, layer, mask), entry, line_checksum(shard, layer, entry))
         connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", line)
     connection.execute("INSERT OR IGNORE INTO dirty VALUES (?)", (shard,))
+    connection.execute("DELETE FROM superseded WHERE shard = ?", (shard,))
+    for old, old_slots in record.body.get("supersedes", ()):
+        _supersede(connection, int(old), [int(slot) for slot in old_slots])
+    return state
+
+
+def _supersede(connection: sqlite3.Connection, shard: int, slots: list[int]) -> None:
+    """Forget where rows lay. Their files are still listed, for readers that know the rows' numbers."""
+    connection.executemany("DELETE FROM rows WHERE shard = ? AND slot = ?", [(shard, slot) for slot in slots])
+    connection.execute("INSERT OR IGNORE INTO dirty VALUES (?)", (shard,))
+    if connection.execute("SELECT 1 FROM rows WHERE shard = ? LIMIT 1", (shard,)).fetchone() is None:
+        connection.execute("INSERT OR IGNORE INTO superseded VALUES (?)", (shard,))
+
+
+def _apply_discard(connection: sqlite3.Connection, record: Record, state: StoreState) -> StoreState:
+    shards = [(int(shard),) for shard in record.body["shards"]]
+    connection.executemany("DELETE FROM files WHERE shard = ?", shards)
+    connection.executemany("DELETE FROM superseded WHERE shard = ?", shards)
     return state
 
 
@@ -189,5 +208,6 @@ _APPLY = {
     "layers": _apply_layers,
     "commit": _apply_commit,
     "retire": _apply_retire,
+    "discard": _apply_discard,
     "lost": _apply_lost,
 }

@@ -25,8 +25,8 @@ class Total:
 
     Args:
         rows: how many rows have it.
-        shards: how many shards have a file of it.
-        bytes: what its files weigh.
+        shards: how many shards these lie in.
+        bytes: what its files weigh, those of superseded rows too.
     """
 
     rows: int = 0
@@ -66,7 +66,8 @@ def load_totals(connection: sqlite3.Connection) -> dict[str, Total]:
 
 def _touched(record: Record) -> set[int]:
     """Return the shards that a record is about; one that is not ours is refused when it is applied."""
-    shards = [record.body.get("shard")]
+    superseded = [old for old, _ in record.body.get("supersedes", ())]
+    shards = [record.body.get("shard"), *superseded, *record.body.get("shards", ())]
     return {shard for shard in shards if isinstance(shard, int)}
 
 
@@ -81,7 +82,7 @@ def _count(connection: sqlite3.Connection, shards: Iterable[int]) -> dict[str, T
             weight = sum(file.bytes for file in LayerEntry.from_json(json.loads(entry)).files.values())
             there = int(mask, 16) & placed
             anything, everything = anything | there, everything + weight
-            counted[layer] = counted.get(layer, Total()) + Total(there.bit_count(), 1, weight)
+            counted[layer] = counted.get(layer, Total()) + Total(there.bit_count(), int(there > 0), weight)
         if everything:
-            counted[WHOLE] = counted.get(WHOLE, Total()) + Total(anything.bit_count(), 1, everything)
+            counted[WHOLE] = counted.get(WHOLE, Total()) + Total(anything.bit_count(), int(anything > 0), everything)
     return counted

@@ -6,16 +6,18 @@ store. Changes nothing but what `remove_leftovers` removes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from storage.allotment import set_aside
 from storage.core import StoreCore
 from storage.leases import Lease
 from storage.publish import partial_path
+from storage.verification import Finding
 from storage.zarr_metadata import roles
 
-__all__ = ["Leftover", "find_leftovers", "remove_leftovers"]
+__all__ = ["Leftover", "find_leftovers", "remove_leftovers", "remove_strays"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,31 @@ def remove_leftovers(core: StoreCore, older_than_seconds: float) -> list[Leftove
         for lease in dead:
             core.leases.remove(lease)
     return found
+
+
+def remove_strays(core: StoreCore, findings: Iterable[Finding]) -> list[str]:
+    """Remove the unfinished files that `verify` found without a writer, and move those no record counts to quarantine.
+
+    Returns:
+        the paths of those that were still there, unleased and uncounted.
+    """
+    done = []
+    with core.locked():
+        core.refresh()
+        live, _ = core.leases.live_and_dead()
+        leased = {(lease.shard, layer) for lease in live for layer in lease.layers}
+        for finding in findings:
+            path, place = Path(finding.path), (finding.shard, finding.layer)
+            if finding.shard is None or place in leased or not path.exists():
+                continue
+            if finding.kind == "partial":
+                path.unlink()
+            elif finding.kind == "orphan" and place not in core.index.masks([finding.shard]):
+                set_aside(core, path, f"{path.parent.name}.{path.name}")
+            else:
+                continue
+            done.append(finding.path)
+    return done
 
 
 def _of_dead_writers(core: StoreCore, dead: Sequence[Lease]) -> Iterator[Leftover]:

@@ -6,15 +6,15 @@ have the store's key; layers are declared again from the arrays' own documents.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
+from storage.allotment import set_aside
 from storage.canonical import read_json
 from storage.core import StoreCore, store_key
-from storage.errors import FormatError, LayerMismatchError
-from storage.publish import PARTIAL_SUFFIX, ensure_folder, partial_path
+from storage.errors import FormatError, LayerMismatchError, VersionError
 from storage.records import NO_RECORD, Record
 from storage.shapes import checked_shape
+from storage.versions import refuse_other_versions
 
 __all__ = ["mend"]
 
@@ -27,7 +27,9 @@ def mend(core: StoreCore) -> list[int]:
 
     Raises:
         FormatError: the first record is lost and the group's attributes do not replace it.
+        VersionError: the store is of another format version, which is no damage.
     """
+    refuse_other_versions(core.layout)
     with core.locked():
         shapes = _documented_shapes(core)
         lost = _fill_gaps(core)
@@ -73,6 +75,8 @@ def _stand_in(core: StoreCore, number: int, stands_for: str | None) -> dict[str,
 def _readable(core: StoreCore, number: int) -> Record | None:
     try:
         return core.log.read(number)
+    except VersionError:
+        raise
     except FormatError:
         return None
 
@@ -80,10 +84,7 @@ def _readable(core: StoreCore, number: int) -> Record | None:
 def _set_aside(core: StoreCore, number: int) -> None:
     path = core.log.path(number)
     if path.exists():
-        ensure_folder(core.layout.quarantine)
-        aside = core.layout.quarantine / partial_path(path).name.removesuffix(PARTIAL_SUFFIX)
-        path.replace(aside)
-        os.utime(aside)
+        set_aside(core, path, path.name)
 
 
 def _attributes(core: StoreCore) -> dict[str, Any]:

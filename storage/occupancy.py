@@ -13,7 +13,7 @@ import errno
 import fcntl
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from storage.errors import FormatError, StorageError
 from storage.layout import StoreLayout
@@ -41,6 +41,7 @@ class Occupancy:
 
     def __init__(self, layout: StoreLayout, *, create: bool) -> None:
         self._path = layout.occupancy
+        self._close: Callable[[], object] | None = None
         descriptor = None
         while descriptor is None:
             if create:
@@ -53,7 +54,12 @@ class Occupancy:
                 return
             if descriptor is None and not create and not layout.journal.is_dir():
                 raise FormatError(f"{layout.root}: expected the folder of a feature store, found no records in it")
-        weakref.finalize(self, os.close, descriptor)
+        self._close = weakref.finalize(self, os.close, descriptor)
+
+    def leave(self) -> None:
+        """End it now."""
+        if self._close is not None:
+            self._close()
 
     def stamp(self) -> None:
         """Note that the store is used now."""

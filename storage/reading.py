@@ -217,6 +217,6 @@ class MapReader:
         keys = self._core.index.slot_keys(shard)
         raise DamagedError(
             f"shard {shard} of layer {layer} is damaged ({error}); its images: "
-            f"{', '.join(keys[slot] for slot in entry.slots)}. "
+            f"{', '.join(keys[slot] for slot in entry.slots if slot in keys)}. "
             "`hypercolumns store repair` extracts exactly these again"
         ) from error

@@ -1,8 +1,10 @@
 """The records of a store: numbered, chained by digest, and the only truth about what is committed.
 
 Kinds: `create` (number 1: what the store's key was made of), `layers` (shapes declared), `commit` (a shard's layers are
-there), `retire` (a shard's layer no longer counts) and `lost` (a record that could not be read is declared void). A record is a
-canonical JSON object whose first member is the sha256 of all that follows; the next record repeats it as `previous`.
+there; it may name rows of other shards that it `supersedes`), `retire` (a shard's layer no longer counts), `discard` (shards
+of which all rows were superseded have no files any more) and `lost` (a record that could not be read is declared void). A
+record is a canonical JSON object whose first member is the sha256 of all that follows; the next record repeats it as
+`previous`.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from storage.canonical import canonical_bytes
-from storage.errors import FormatError
+from storage.errors import FormatError, VersionError
 from storage.layout import FORMAT_VERSION
 from storage.publish import publish_bytes
 
-__all__ = ["NO_RECORD", "REPAIR_HINT", "Record", "RecordLog"]
+__all__ = ["NO_RECORD", "REPAIR_HINT", "Record", "RecordLog", "other_version"]
 
 REPAIR_HINT = "run `hypercolumns store verify`, then `hypercolumns store repair`"
 NO_RECORD = ""
@@ -85,7 +87,8 @@ class RecordLog:
         """Read one record; None if there is none of that number.
 
         Raises:
-            FormatError: it is torn, damaged, misnumbered or of another format version.
+            VersionError: it is whole, and of another format version.
+            FormatError: it is torn, damaged or misnumbered.
         """
         path = self.path(number)
         try:
@@ -98,10 +101,7 @@ class RecordLog:
             raise FormatError(f"{path}: the record does not match its own sha256; {REPAIR_HINT}")
         body = _parsed(path, b"{" + tail)
         if body.get("format") != FORMAT_VERSION:
-            raise FormatError(
-                f"{path}: format version {body.get('format')}, this program reads {FORMAT_VERSION}; extract the store anew, "
-                "or use the version of the program that wrote it"
-            )
+            raise other_version(path, body.get("format"), FORMAT_VERSION)
         if body.get("number") != number:
             raise FormatError(f"{path}: the record says it is number {body.get('number')}; {REPAIR_HINT}")
         return Record(number, sha256, body)
@@ -127,6 +127,15 @@ class RecordLog:
     def numbers(self) -> list[int]:
         """List the numbers of all records, rising."""
         return sorted(int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit())
+
+
+def other_version(path: Path, found: object, ours: int) -> VersionError:
+    """Say that something is of another version of the format, and what to do."""
+    age = "newer" if isinstance(found, int) and found > ours else "older"
+    return VersionError(
+        f"{path}: format version {found}, this program reads {ours}; extract the store anew (`hypercolumns extract CONFIG`), "
+        f"or use the {age} release that wrote it. Nothing of it was changed"
+    )
 
 
 def _head(sha256: str) -> bytes:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from storage.publish import ensure_folder
 
-__all__ = ["TRASH", "Removal", "bytes_below", "delete", "sized_files"]
+__all__ = ["TRASH", "Removal", "bytes_below", "delete", "flush_folder", "sized_files"]
 
 TRASH = "trash"
 
@@ -40,7 +40,7 @@ class Removal:
         """Delete what was taken away."""
         # Else a power loss might bring a name back after some of its files are gone.
         for folder in {folder for target in self._taken for folder in (target.parent, target.parent.parent)}:
-            _flush(folder)
+            flush_folder(folder)
         for target in self._taken:
             delete(target)
         self._taken.clear()
@@ -67,7 +67,8 @@ def sized_files(path: Path) -> Iterator[tuple[Path, int]]:
                 yield entry, entry.lstat().st_size
 
 
-def _flush(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Flush a folder: its names are as they are now, also after a power loss."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

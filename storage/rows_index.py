@@ -84,7 +84,8 @@ class RowsIndex:
             rows = connection.execute("SELECT key, shard, slot, chk FROM rows")
             files = connection.execute("SELECT shard, layer, mask, mask_chk, entry, chk FROM files")
             totals = connection.execute("SELECT layer, row_count, shards, bytes, chk FROM totals")
-            return {*rows, *files, *totals}
+            superseded = connection.execute("SELECT shard FROM superseded")
+            return {*rows, *files, *totals, *superseded}
 
         return self._run(read)
 
@@ -175,6 +176,19 @@ class RowsIndex:
     def shards(self) -> list[int]:
         """Return the numbers of all shards that were ever committed, rising."""
         return self._numbers("SELECT DISTINCT shard FROM rows ORDER BY shard")
+
+    def short_shards(self, shard_images: int) -> list[int]:
+        """Return the numbers of the shards that have fewer rows than they could, rising. Reads all lines."""
+        return self._numbers("SELECT shard FROM rows GROUP BY shard HAVING count(*) < ? ORDER BY shard", shard_images)
+
+    def superseded(self) -> list[int]:
+        """Return the numbers of the shards of which no row counts any more, while their files are still there, rising."""
+        return self._numbers("SELECT shard FROM superseded ORDER BY shard")
+
+    def next_shard(self) -> int:
+        """Return the number after that of any shard with rows or files."""
+        (row,), (file,) = (self._numbers(f"SELECT ifnull(max(shard), -1) FROM {table}") for table in ("rows", "files"))
+        return max(row, file) + 1
 
     def holes(self) -> list[int]:
         """Return the numbers below the last shard's under which nothing was ever committed, rising."""

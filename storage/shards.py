@@ -85,7 +85,10 @@ class ShardFileWriter:
 
     def append(self, slot: int, row: Array) -> None:
         """Write the next row as it is, contiguous. Slots rise."""
-        payload = zstd.compress(row, _ZSTD_LEVEL) if self._compressed else row.reshape(-1).view(np.uint8)
+        self.append_payload(slot, zstd.compress(row, _ZSTD_LEVEL) if self._compressed else row.reshape(-1).view(np.uint8))
+
+    def append_payload(self, slot: int, payload: Array | bytes) -> None:
+        """Write the next row as `ShardFile.payload` gives it. Slots rise."""
         start = self._file.size
         self._write(payload)
         self._end_row(slot, start, checksum(payload))

@@ -14,13 +14,14 @@ from typing import Any
 
 from storage.core import StoreCore
 from storage.encoding import stored_dtype
-from storage.errors import DamagedError, FormatError, KeyMismatchError
+from storage.errors import DamagedError, FormatError, KeyMismatchError, VersionError
 from storage.index_lines import LayerEntry
 from storage.layout import ROW_KEYS, VALID, StoreLayout
 from storage.publish import PARTIAL_SUFFIX
 from storage.records import Record, RecordLog
 from storage.rows_index import RowsIndex
 from storage.shards import ShardFile, ShardFileSummary
+from storage.versions import refuse_other_versions
 from storage.zarr_metadata import blocks_of, derived_documents, derived_rows, roles, row_count, row_shape
 
 __all__ = ["Finding", "verify", "verify_path"]
@@ -32,7 +33,7 @@ class Finding:
 
     Args:
         kind: `record`, `missing`, `damaged` (these need `store repair`), `orphan`, `partial`, `index` or `metadata` (these are
-            put right by the next extraction, and count for nothing until then).
+            put right by the next extraction, and count for nothing until then). The command line adds `version`.
         shard: the shard's number, if it is about one.
         layer: the layer's name, if it is about one.
         row_keys: the images that are hurt.
@@ -71,6 +72,8 @@ class _ReadableRecords(RecordLog):
             number = later
             try:
                 record = self.read(later)
+            except VersionError:
+                raise
             except FormatError as error:
                 record = None
                 self._note(later, str(error))
@@ -91,11 +94,15 @@ def verify_path(path: Path, *, deep: bool = True) -> list[Finding]:
 
     Raises:
         FormatError: the folder is not that of a feature store.
+        VersionError: it is one of another format version.
     """
     layout = StoreLayout(Path(path).resolve())
     if not layout.records.is_dir():
         raise FormatError(f"{path}: expected the folder of a feature store, found no records in it")
-    return verify(StoreCore(layout, lease_seconds=0.0), deep=deep)
+    refuse_other_versions(layout)
+    core = StoreCore(layout, lease_seconds=0.0)
+    core.occupy(create=False)
+    return verify(core, deep=deep)
 
 
 def verify(core: StoreCore, *, deep: bool = True) -> list[Finding]:
@@ -114,7 +121,8 @@ def verify(core: StoreCore, *, deep: bool = True) -> list[Finding]:
         if state.create is None:
             return [*findings, Finding("record", None, None, (), "no record creates the store", str(log.path(1)))]
         entries = truth.entries(truth.shards())
-        findings += _unexpected_files(core, truth, set(entries))
+        # Files of superseded rows serve readers that know the rows' numbers; nobody else reads them.
+        findings += _unexpected_files(core, truth, {*entries, *truth.entries(truth.superseded())})
         findings += _derived(core, truth)
     # A layer without a shape was declared by a record that is lost, which is a finding already.
     for (shard, layer), entry in sorted(item for item in entries.items() if item[0][1] in state.shapes):
@@ -141,7 +149,7 @@ def _damage(
     create = truth.state.create or {}
     for role, summary in entry.files.items():
         path = layout.shard(layer, shard, role)
-        everyone = tuple(keys[slot] for slot in entry.slots)
+        everyone = tuple(keys[slot] for slot in entry.slots if slot in keys)
         if not path.exists():
             yield Finding("missing", shard, layer, everyone, "the file is gone", str(path))
             continue
@@ -158,7 +166,7 @@ def _damage(
         except DamagedError as error:
             yield Finding("damaged", shard, layer, everyone, str(error), str(path))
             continue
-        hurt = tuple(keys[slot] for slot in _damaged_slots(file, entry, summary)) if deep else ()
+        hurt = tuple(keys[slot] for slot in _damaged_slots(file, entry, summary) if slot in keys) if deep else ()
         if hurt:
             what = f"the bytes of {len(hurt)} of {len(everyone)} rows are not those committed"
             yield Finding("damaged", shard, layer, hurt, what, str(path))

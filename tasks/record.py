@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from storage.runs import append, create_run, new_run_id
 from storage.workspace import Workspace
 from tasks.jobs import Job, Stage
 
-__all__ = ["begin_run", "fail_run", "finish_run", "note_stage", "note_use", "provenance"]
+__all__ = ["begin_run", "computed_by", "fail_run", "finish_run", "note_stage", "note_use", "provenance"]
 
 _PACKAGES = ("hypercolumns", "torch", "torchvision", "timm", "numpy", "zarr", "h5py", "prefect", "pillow")
 
@@ -110,6 +111,17 @@ def _version(package: str) -> str | None:
         return None
 
 
+def computed_by() -> dict[str, Any]:
+    """Say what decides the last bits of maps that are computed here: beside each shard, so that drift can be judged later."""
+    return {
+        "torch": torch.__version__,
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "processor": _processor(),
+    }
+
+
+@cache
 def _processor() -> str:
     listing = Path("/proc/cpuinfo")
     if listing.exists():

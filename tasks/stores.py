@@ -23,7 +23,7 @@ from storage.reading import MapReader
 from tasks.arrays import as_tensor
 from tasks.jobs import Job
 from tasks.manifests import Entry, Manifest, row_keys
-from tasks.record import note_use
+from tasks.record import computed_by, note_use
 
 __all__ = [
     "EXTRACTOR_VERSION",
@@ -83,7 +83,7 @@ def experiment_store(job: Job, backbone: Backbone) -> FeatureStore:
         dtype=spec.dtype,
         compression=spec.compression,
         shard_images=spec.shard_images,
-        recorded={"torch": torch.__version__, "device": "cpu"},
+        recorded=computed_by(),
     )
     store.declare_layers({layer.name: (*layer.map_hw, layer.channels) for layer in backbone.layers})
     return store

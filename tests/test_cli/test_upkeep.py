@@ -1,4 +1,4 @@
-"""`store gc` on the command line, in a workspace of one run."""
+"""`store gc`, `evict`, `compact`, and what `verify` and `repair` ask the backbone, in a workspace of one run."""
 
 import shutil
 
@@ -6,7 +6,8 @@ import pytest
 
 from cli.quantities import parse_bytes, parse_seconds, spell_bytes
 from hypercolumns.errors import SpecError
-from tests.pipeline_factory import extract_only, tiny_spec
+from storage.features import FeatureStore
+from tests.pipeline_factory import LAYERS, extract_only, tiny_spec
 
 
 @pytest.fixture
@@ -61,6 +62,107 @@ def test_a_store_that_cannot_be_opened_is_listed_with_the_reason(hypercolumns, f
     assert listed["key"] == key
     assert "found no record that creates one" in listed["broken"]
     assert "found no record" in hypercolumns("store", "ls", "--workspace", workspace).out
+
+
+def test_evict_takes_stores_that_runs_name_only_when_told_to(hypercolumns, finished, workspace, data):
+    unnamed, key = extract_only(tiny_spec(data, backbone__weights="random:1"), workspace), finished.outcome.extracted.key
+    options = ("store", "evict", "--workspace", workspace, "--max-bytes")
+    said = hypercolumns(*options, "1kB")
+    assert said.code == 0
+    assert "goes: no run names it" in said.out
+    assert "stays: named by 1 runs" in said.out
+    assert "--named-too evicts stores that runs name" in said.out
+    assert unnamed.path.exists()
+    within = hypercolumns(*options, "1GB", "--yes")
+    assert (within.code, within.out.count("stays: the rest is below the cap")) == (0, 2)
+    above = hypercolumns(*options, "1kB", "--yes", "--json")
+    assert (above.code, above.last["is_within"]) == (1, False)
+    assert not unnamed.path.exists()
+    both = hypercolumns(*options, "1kB", "--named-too", "--yes")
+    assert both.code == 0
+    assert f"{key}" in both.out
+    assert "their experiments extract it again" in both.out
+    assert "left: 0 bytes of 1.0 kB" in both.out
+    assert hypercolumns("store", "ls", "--workspace", workspace).out == "no stores yet\n"
+
+
+def test_compact_packs_short_shards_and_says_so(hypercolumns, data, tmp_path):
+    for limit in (1, 2, 3, 4, 5):
+        extracted = extract_only(tiny_spec(data, store__shard_images=8, dataset__limit_train=limit), tmp_path)
+    options = ("store", "compact", "--workspace", tmp_path)
+    said = hypercolumns(*options)
+    assert f"{extracted.key}: would pack 8 images" in said.out
+    assert "of 5 short shards into 1 with --yes" in said.out
+    store = FeatureStore.open(extracted.path)
+    packed = hypercolumns(*options, extracted.key[:6], "--yes")
+    assert packed.code == 0
+    assert "of old files stay until nobody has the store open: `hypercolumns store gc --yes`" in packed.out
+    store.core.leave()
+    (again,) = hypercolumns(*options, "--yes", "--json").last
+    assert again["rows"] == 0
+    assert again["bytes_removed"] > 0
+    assert hypercolumns(*options).out == f"{extracted.key}: nothing to pack\n"
+    assert hypercolumns("store", "verify", "--workspace", tmp_path).code == 0
+    assert extract_only(tiny_spec(data, store__shard_images=8, dataset__limit_train=5), tmp_path).images_computed == 0
+
+
+def test_compact_names_what_it_left_because_it_is_damaged(hypercolumns, data, tmp_path):
+    for limit in (1, 2, 3):
+        extracted = extract_only(tiny_spec(data, store__shard_images=8, dataset__limit_train=limit), tmp_path)
+    path = FeatureStore.open(extracted.path).shard_path(LAYERS[0], 0)
+    path.write_bytes(path.read_bytes()[:-1])
+    packed = hypercolumns("store", "compact", "--workspace", tmp_path, "--yes")
+    assert packed.code == 1
+    assert "left as it was: shards [0, 1, 2]" in packed.out
+
+
+def test_verify_extracts_some_images_again_and_reports_the_drift(hypercolumns, finished):
+    options = ("--workspace", finished.workspace, "--against-backbone", 3)
+    said = hypercolumns("store", "verify", finished.config, *options)
+    assert said.code == 0
+    assert "3 images extracted again" in said.out
+    assert said.out.count("identical") == len(LAYERS)
+    assert "bytes are expected to be the same" in said.out
+    drift = hypercolumns("store", "verify", finished.config, "head.hidden=8", *options, "--seed", 4, "--json").last
+    assert (drift["is_defect"], len(drift["row_keys"])) == (False, 3)
+    assert set(drift["layers"]) == set(LAYERS)
+    assert hypercolumns("store", "verify", finished.outcome.extracted.key, "head.hidden=8", *options[:2]).code == 2
+
+
+def test_verify_fails_where_a_map_is_not_what_the_backbone_gives(hypercolumns, finished, workspace, monkeypatch):
+    monkeypatch.setattr("tasks.drift._STEP", {"float16": -1.0})
+    said = hypercolumns("store", "verify", finished.config, "--workspace", workspace, "--against-backbone", 2)
+    assert said.code == 1
+
+
+def test_verify_names_a_store_of_another_version_and_goes_on(hypercolumns, finished, workspace):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("storage.records.FORMAT_VERSION", 2)
+        other = FeatureStore.create_or_open(workspace / "stores", {"any": "fields"})
+    (other.path / "journal" / "index.sqlite").unlink()
+    found = hypercolumns("store", "verify", "--workspace", workspace, "--json")
+    assert found.code == 1
+    assert found.last[finished.outcome.extracted.key] == []
+    assert [finding["kind"] for finding in found.last[other.key]] == ["version"]
+
+
+def test_repair_says_beforehand_what_it_would_do(hypercolumns, finished, workspace):
+    path = FeatureStore.open(workspace / "stores" / finished.outcome.extracted.key).shard_path(LAYERS[0], 0)
+    content = bytearray(path.read_bytes())
+    content[7] ^= 1
+    path.write_bytes(content)
+    options = ("store", "repair", finished.config, "dataset.limit_train=4", "--workspace", workspace)
+    said = hypercolumns(*options, "--dry-run")
+    assert said.code == 0
+    assert "the experiment's store: 1 findings" in said.out
+    assert f"would retire layer {LAYERS[0]}, shard 0" in said.out
+    assert "would extract 7 images" in said.out
+    assert "2 images are no part of this experiment" in said.out
+    assert hypercolumns("store", "verify", "--workspace", workspace).code == 1
+    assert hypercolumns(*options, "--dry-run", "--json").last["other_images"] == 2
+    repaired = hypercolumns(*options)
+    assert "7 images extracted again" in repaired.out
+    assert hypercolumns("store", "verify", "--workspace", workspace).code == 0
 
 
 @pytest.mark.parametrize(

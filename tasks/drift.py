@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from hypercolumns.extraction import extract_maps
+from hypercolumns.extraction import Batch, extract_maps
 from hypercolumns.specs import StoreSpec
 from storage.core import store_key
-from storage.encoding import decode, encode_row, stored_dtype
+from storage.encoding import decode, encode, quantise, stored_dtype
 from storage.errors import NonFiniteError, RowsMissingError
 from storage.features import FeatureStore
 from storage.reading import MapReader
+from tasks.arrays import as_array, cast_numbers
 from tasks.jobs import Job, Prepared
 from tasks.manifests import load_manifest
 from tasks.record import computed_by
@@ -91,16 +91,10 @@ def measure_drift(job: Job, prepared: Prepared, images: int, seed: int = 0) -> D
     picks = np.random.default_rng(seed).choice(len(there), min(images, len(there)), replace=False)
     chosen = [there[pick] for pick in sorted(picks)]
     comparison = _Comparison(store, names, chosen)
-    batches = extract_maps(
-        backbone,
-        canvas_loader(manifest, work.entries, job.spec),
-        [work.items[key] for key in chosen],
-        names,
-        batch_images=job.spec.store.batch_images,
-        dtype=torch.float16 if store.dtype == "float16" else torch.float32,
-    )
-    for first, maps in batches:
-        comparison.compare(first, maps)
+    size, items = job.spec.store.batch_images, [work.items[key] for key in chosen]
+    batches = [Batch(items[first : first + size], names) for first in range(0, len(items), size)]
+    for part in extract_maps(backbone, canvas_loader(manifest, work.entries, job.spec), batches):
+        comparison.compare(part.batch * size + part.first, {name: as_array(values) for name, values in part.maps.items()})
     why = comparison.what_differs()
     return Drift(
         key=store.key,
@@ -144,7 +138,11 @@ class _Comparison:
     ) -> None:
         dtype = self._store.dtype
         today, ranges = np.empty(stored.shape, stored_dtype(dtype)), np.empty((2, 1, stored.shape[-1]), np.float32)
-        if not encode_row(dtype, fresh, today, ranges):
+        if dtype == "uint8":
+            fits = quantise(fresh, today, ranges)
+        else:
+            fits = encode(dtype, fresh.reshape(-1), today.reshape(-1), cast_numbers)
+        if not fits:
             raise NonFiniteError(f"layer {name}, row {self._keys[place]}: a value computed today is not finite as {dtype}")
         before = decode(dtype, stored, scale_offset).astype(np.float64)
         now = decode(dtype, today, ranges if scale_offset is not None else None).astype(np.float64)

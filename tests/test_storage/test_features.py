@@ -21,6 +21,7 @@ from storage.errors import (
 )
 from storage.features import DTYPES, Busy, FeatureStore
 from storage.inspection import list_stores
+from storage.shards import index_bytes
 
 work = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("extracting.py"))))
 A, B, C = work.LAYERS
@@ -368,7 +369,7 @@ def test_the_metadata_say_what_the_store_is(tmp_path):
     assert info["bytes"] == sum(path.stat().st_size for layer in work.LAYERS for path in store.array_path(layer).glob("c.*"))
     assert usage["layers"][A] == sum(path.stat().st_size for path in store.array_path(A).iterdir())
     assert (store.key_fields, store.compression) == (work.FIELDS, "none")
-    assert store.row_bytes(A) == 4 * 5 * 6 * 2 + 4
+    assert store.bytes_of(A, 1) == 4 * 5 * 6 * 2 + 4 + index_bytes(store.shard_images)
 
 
 def test_a_full_disk_is_explained_and_the_next_run_goes_on(tmp_path, monkeypatch):

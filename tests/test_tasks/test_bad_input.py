@@ -10,6 +10,7 @@ from PIL import Image
 
 from hypercolumns.errors import DatasetError, LayerNotFoundError, SamplingError, WeightsError
 from storage.errors import DiskSpaceError
+from storage.runs import create_run
 from tasks.jobs import Job
 from tasks.manifests import load_manifest
 from tasks.plan import check_plan, plan_extraction
@@ -31,7 +32,7 @@ def spoil(data, *names):
 
 def test_a_truncated_image_stops_the_run_before_anything_is_computed_and_is_listed(data, workspace):
     spoil(data, "001", "004")
-    run_dir = workspace / "runs" / "run"
+    run_dir = create_run(workspace / "runs", "run", {})
     job = Job(spec=tiny_spec(data), workspace=workspace, run_dir=run_dir)
     with pytest.raises(DatasetError, match=r"2 files cannot be used: .*001\.png.*004\.png.*on_bad_image=skip"):
         prepare_dataset(job)

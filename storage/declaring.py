@@ -10,8 +10,10 @@ from typing import Any
 
 from storage.core import StoreCore
 from storage.errors import LayerMismatchError
-from storage.publish import ensure_folder
+from storage.publish import ensure_folder, explained_disk_errors
 from storage.shapes import Shape, check_choices, checked_shape, decided_shard_images
+from storage.tidying import tidy
+from storage.zarr_metadata import flush_derived
 
 __all__ = ["create", "declare_layers"]
 
@@ -40,6 +42,9 @@ def create(
             core.append({"kind": "create", "key_fields": dict(key_fields), **choices, "recorded": dict(recorded)})
         core.refresh()
         core.derive()
+        with explained_disk_errors(core.layout.lock):
+            tidy(core)
+            flush_derived(core.layout, core.index)
 
 
 def declare_layers(core: StoreCore, shapes: Mapping[str, Shape]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from storage.canonical import canonical_bytes
 from storage.errors import FormatError, VersionError
 from storage.layout import FORMAT_VERSION
-from storage.publish import publish_bytes
+from storage.publish import flush_folder, publish_bytes
 
 __all__ = ["NO_RECORD", "REPAIR_HINT", "Record", "RecordLog", "other_version"]
 
@@ -65,6 +65,7 @@ class RecordLog:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._flushed = 0
 
     def path(self, number: int) -> Path:
         """Return the file of a record."""
@@ -81,6 +82,7 @@ class RecordLog:
         tail = canonical_bytes(chained)[1:]
         sha256 = hashlib.sha256(tail).hexdigest()
         publish_bytes(self.path(number), _head(sha256) + tail)
+        self._flushed = number
         return Record(number, sha256, chained)
 
     def read(self, number: int) -> Record | None:
@@ -123,6 +125,15 @@ class RecordLog:
         for later in range(number + 2, number + 2 + _LOOK_AHEAD):
             if self.path(later).exists():
                 raise FormatError(f"{self.path(number + 1)}: the record is missing, later ones exist; {REPAIR_HINT}")
+
+    def flush(self, number: int) -> None:
+        """Have the disk keep the names of all records up to one, whoever wrote them: before anything counts on them.
+
+        A writer that was killed between giving a record its name and flushing the folder leaves one that a power loss may take.
+        """
+        if number > self._flushed:
+            flush_folder(self._folder)
+            self._flushed = number
 
     def numbers(self) -> list[int]:
         """List the numbers of all records, rising."""

@@ -116,6 +116,8 @@ class RowsIndex:
             self._check_last(state)
             for record in self._log.follow(state.number, state.link):
                 state = apply_counted(connection, record, state)
+            if self._path is not None:
+                self._log.flush(state.number)
             save_state(connection, state)
         return state
 
@@ -215,9 +217,25 @@ class RowsIndex:
         self._run(lambda connection: connection.execute("INSERT OR IGNORE INTO dirty SELECT DISTINCT shard FROM rows").close())
 
     def mark_clean(self, shards: Sequence[int]) -> None:
-        """Note that the derived arrays know of some shards."""
-        query = "DELETE FROM dirty WHERE shard IN (SELECT value FROM json_each(?))"
-        self._run(lambda connection: connection.execute(query, (json.dumps(list(shards)),)).close())
+        """Note that the derived arrays know of some shards, as long as no power loss takes it back."""
+
+        def move(connection: sqlite3.Connection) -> None:
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                chosen = "SELECT value FROM json_each(?)"
+                connection.execute(f"INSERT OR IGNORE INTO unflushed {chosen}", (json.dumps(list(shards)),))
+                connection.execute(f"DELETE FROM dirty WHERE shard IN ({chosen})", (json.dumps(list(shards)),))
+
+        self._run(move)
+
+    def doubt_unflushed(self) -> list[int]:
+        """Have the derived arrays compared again wherever a power loss may have harmed them; return the shards."""
+        self._run(lambda connection: connection.execute("INSERT OR IGNORE INTO dirty SELECT shard FROM unflushed").close())
+        return self._numbers("SELECT shard FROM unflushed ORDER BY shard")
+
+    def mark_flushed(self) -> None:
+        """Note that the disk keeps all that the derived arrays say."""
+        self._run(lambda connection: connection.execute("DELETE FROM unflushed").close())
 
     # --- the database ----------------------------------------------------------------------------------------------
 

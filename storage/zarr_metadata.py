@@ -1,7 +1,7 @@
 """The part of a store that exists for stock Zarr and Dask: `zarr.json` documents, the `valid` and the `row_keys` array.
 
-All of it is derived from the records and replaced atomically under the store's lock. It is not flushed to the disk: what a
-power loss takes is written anew when the store is next opened for writing.
+All of it is derived from the records and replaced atomically under the store's lock. It is not flushed to the disk at each
+commit: what a power loss takes is found and written anew when the store is next opened for writing, and flushed then.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from storage.canonical import KEY_DIGITS
 from storage.encoding import stored_dtype
 from storage.index_lines import StoreState
 from storage.layout import FORMAT_NAME, FORMAT_VERSION, JOURNAL, ROW_KEYS, VALID, StoreLayout, array_name
-from storage.publish import partial_path
+from storage.publish import ensure_folder, flush_file, flush_folder, partial_path
 from storage.rows_index import RowsIndex
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "blocks_of",
     "derived_documents",
     "derived_rows",
+    "flush_derived",
     "roles",
     "row_count",
     "row_shape",
@@ -106,6 +107,23 @@ def write_derived(layout: StoreLayout, key: str, index: RowsIndex) -> None:
     index.mark_clean(dirty)
 
 
+def flush_derived(layout: StoreLayout, index: RowsIndex) -> None:
+    """Have the disk keep the derived arrays, after comparing those that were written since the last time.
+
+    The caller holds the store's lock and has the index in step with the records.
+    """
+    doubtful = index.doubt_unflushed()
+    if not doubtful:
+        return
+    write_derived(layout, layout.root.name, index)
+    for block in sorted({block for shard in doubtful for block in blocks_of(shard, int(index.state.shard_images or 1))}):
+        for path in (layout.root / VALID / f"c.{block}", layout.root / ROW_KEYS / f"c.{block}.0"):
+            flush_file(path)
+    for name in (VALID, ROW_KEYS):
+        flush_folder(layout.root / name)
+    index.mark_flushed()
+
+
 def row_count(index: RowsIndex) -> int:
     """Return N: one more than the highest row that was ever committed."""
     last = index.last_row()
@@ -178,7 +196,7 @@ def _replace(path: Path, data: bytes) -> None:
     """Replace a derived file whole, if it differs."""
     if path.exists() and path.read_bytes() == data:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    ensure_folder(path.parent)
     partial = partial_path(path)
     try:
         partial.write_bytes(data)

@@ -525,3 +525,49 @@ def test_a_record_number_that_another_took_first_is_followed_not_fought(root, mo
     )
     assert is_right(ours)
     assert ours.verify() == []
+
+
+def test_what_a_power_loss_took_of_the_derived_arrays_is_written_anew_at_the_next_opening(root):
+    store = work.opened(root)
+    work.extract(store, work.keys_of(10, 14))
+    store.core.index.close()
+    # Written without a flush by the last commit; the index, which SQLite flushes by itself, knows of nothing to be done.
+    (store.path / "valid" / "c.0").write_bytes(b"")
+    keys = store.path / "row_keys" / "c.0.0"
+    keys.write_bytes(bytes(keys.stat().st_size))
+    again = work.opened(root)
+    assert again.verify() == []
+    assert zarr.open_group(again.path, mode="r")["valid"][:].sum() == 14
+
+
+def test_a_record_is_flushed_into_its_folder_before_another_process_counts_it(root, monkeypatch):
+    ours, theirs = work.opened(root), work.opened(root)
+    seen = []
+    monkeypatch.setattr("storage.records.flush_folder", lambda folder: seen.append(Path(folder).name))
+    ours.retire(B, 1, "a test")
+    assert seen == [], "its own record is flushed by publishing it"
+    theirs.core.index.close()
+    (theirs.path / "journal" / "index.sqlite").unlink()
+    theirs.core.log._flushed = 0
+    theirs.refresh()
+    assert seen == ["records"]
+
+
+def test_unfinished_bookkeeping_of_the_dead_is_removed_and_that_of_the_living_is_not(root):
+    store = work.opened(root)
+    dead = [
+        store.path / "zarr.json.abc.partial",
+        store.path / "journal" / "records" / "0000000009.json.abc.partial",
+        store.path / "valid" / "c.0.abc.partial",
+        store.array_path(A) / "zarr.json.abc.partial",
+        store.array_path(A) / "c.7.0.0.0.abc.partial",
+    ]
+    for path in dead:
+        path.write_bytes(b"half")
+    with store.claim(work.keys_of(20, 24), [A]) as writer:
+        living = [path for path in store.path.rglob("*.partial") if path not in dead]
+        work.opened(root)
+        assert list(store.path.rglob("*.partial")) == living
+        assert len(living) == 1
+        writer.write(0, work.maps_of(writer.row_keys, [A]))
+    assert store.verify() == []

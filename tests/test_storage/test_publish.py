@@ -11,8 +11,9 @@ from storage.publish import ensure_folder, publish_bytes, replace_bytes, writing
 
 
 @pytest.fixture
-def calls(monkeypatch):
+def calls(monkeypatch, tmp_path):
     """Record the calls that decide durability, with the names of the files they were made on."""
+    ensure_folder(tmp_path)
     recorded = []
 
     def watch(name):
@@ -57,6 +58,17 @@ def test_a_replaced_file_is_flushed_before_it_takes_the_name(tmp_path, calls):
 def test_new_folders_are_flushed_into_their_parents(tmp_path, calls):
     ensure_folder(tmp_path / "a" / "b")
     assert calls == [("mkdir", "a"), ("fsync", tmp_path.name), ("mkdir", "b"), ("fsync", "a")]
+
+
+def test_a_folder_that_somebody_else_made_is_flushed_into_its_parent_before_it_is_used(tmp_path, calls):
+    # Whoever made it may have been killed before the flush, or has not come to it yet.
+    os.mkdir(tmp_path / "theirs")  # noqa: PTH102 - the call that is recorded
+    calls.clear()
+    publish_bytes(tmp_path / "theirs" / "file", b"bytes")
+    assert calls[0] == ("fsync", tmp_path.name)
+    calls.clear()
+    publish_bytes(tmp_path / "theirs" / "another", b"bytes")
+    assert ("fsync", tmp_path.name) not in calls, "once a process is enough"
 
 
 def test_what_is_published_is_never_overwritten(tmp_path):

@@ -41,10 +41,10 @@ def publishing_folder(path: Path) -> Iterator[Path]:
         AlreadyPublishedError: the name is taken; what stands there is left alone.
         DiskSpaceError: the disk is full.
     """
-    ensure_folder(path.parent)
     partial = partial_path(path)
     try:
         with explained_disk_errors(path):
+            ensure_folder(path.parent)
             partial.mkdir()
             yield partial
             for file in sorted(partial.iterdir()):

@@ -18,7 +18,7 @@ from typing import Any
 
 from storage.canonical import canonical_bytes, read_json
 from storage.errors import FormatError, LeaseLostError
-from storage.publish import ensure_folder, partial_path
+from storage.publish import ensure_folder, explained_disk_errors, partial_path
 
 __all__ = ["Lease", "LeaseBook", "Owner"]
 
@@ -145,7 +145,8 @@ class LeaseBook:
 
     def grant(self, lease: Lease) -> None:
         """Write a lease down."""
-        ensure_folder(self._folder)
+        with explained_disk_errors(self._folder):
+            ensure_folder(self._folder)
         self._write(lease)
 
     def renew(self, lease: Lease, seconds: float) -> Lease:
@@ -199,5 +200,9 @@ class LeaseBook:
         # Not flushed to the disk: after a power loss no writer is left that could hold a lease.
         path = self._path(lease.name)
         partial = partial_path(path)
-        partial.write_bytes(canonical_bytes(asdict(lease)))
-        partial.replace(path)
+        try:
+            with explained_disk_errors(path):
+                partial.write_bytes(canonical_bytes(asdict(lease)))
+                partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -73,9 +73,9 @@ class SampleSetWriter:
         """
         if self.path.exists():
             raise AlreadyPublishedError(f"{self.path}: a sample set of this name exists; it is kept as it is")
-        ensure_folder(self.path.parent)
         try:
             with explained_disk_errors(self.path):
+                ensure_folder(self.path.parent)
                 with self._partial.open("xb") as file:
                     file.write(self._skeleton())
                 self._reserve(0)

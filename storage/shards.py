@@ -154,7 +154,7 @@ class ShardFileWriter:
         self.partial.unlink(missing_ok=True)
 
     def _write(self, data: Array | bytes) -> None:
-        with explained_disk_errors(self.partial):
+        with explained_disk_errors(self.partial, len(data) if isinstance(data, bytes) else data.nbytes):
             self._file.write(data.data if isinstance(data, np.ndarray) else memoryview(data))
 
 

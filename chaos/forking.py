@@ -146,8 +146,7 @@ def cores() -> int:
 def _told(work: Callable[[], Any]) -> bytes:
     try:
         return json.dumps({"value": work()}).encode()
-    except BaseException:
-        # Told to the parent, which raises it: nothing is swallowed.
+    except BaseException:  # noqa: BLE001 - told to the parent, which raises it: nothing is swallowed
         return json.dumps({"error": traceback.format_exc()}).encode()
 
 

@@ -1,7 +1,7 @@
 """Kill -9: a process dies at a moment it did not choose; what it had committed stays, and a rerun finishes.
 
-A victim is stopped at a named moment (`chaos.moments`), or by its parent after a random time. Then a fresh process looks at what
-is left, runs the same again and compares with a run that nobody disturbed.
+A victim is stopped at a named moment (`chaos.moments`), or by its parent after a random time. Then a fresh process looks at
+what is left, runs the same again and compares with a run that nobody disturbed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`make chaos`: run all campaigns, print one table, keep it as JSON; exit 1 if anything was lost, unnoticed or not recovered."""
+"""`make chaos`: run all campaigns, print one table, keep it as JSON; exit 1 if anything is lost, unnoticed or not back."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable
 
 from benchmarks.outcome import Check, write_results
-from chaos import kills
+from chaos import kills, power
 from chaos.outcome import Row, print_table
 
 __all__ = ["CAMPAIGNS", "main"]
 
 CAMPAIGNS: dict[str, Callable[[float, int], list[Row]]] = {
     "kill": kills.campaign,
+    "power": power.campaign,
 }
 """Each takes a scale (1 is the full size) and a seed."""
 

@@ -1,6 +1,6 @@
 """Readers that look all the time while others write, are killed and write again: they may see old or new, never half.
 
-They compare bytes with those of an undisturbed run, checksums switched off: what a checksum would have to catch is already wrong.
+They compare bytes with those of an undisturbed run, checksums switched off: what a checksum has to catch is already wrong.
 """
 
 from __future__ import annotations
@@ -110,5 +110,3 @@ def _stock(path: Path, layers: list[str], expected: Prints) -> list[str]:
             if not nothing and hashlib.sha256(maps[row].tobytes()).hexdigest() != expected.get(f"{layer} {key}"):
                 wrong.append(f"stock Zarr: row {row} of {layer} is not that of {key[:8]}")
     return wrong
-
-

@@ -14,6 +14,7 @@ from storage.claims import Busy, Request, Work
 from storage.core import StoreCore
 from storage.leases import Lease
 from storage.publish import PARTIAL_SUFFIX, ensure_folder, partial_path
+from storage.rows_index import RowsIndex
 from storage.writing import ShardWriter
 from storage.zarr_metadata import roles
 
@@ -31,8 +32,13 @@ def claim(core: StoreCore, request: Request, recorded: Mapping[str, Any]) -> Sha
         core.derive()
         live, dead = core.leases.live_and_dead()
         bury(core, dead)
-        free = _free_shards(core, live)
-        work = request.next_work(core.index, live, int(core.state.shard_images or 1), free)
+        work = _next_work(core, request, live)
+        if work is not None and _is_taken(core, work):
+            # The index, which is not the truth, has lost lines.
+            core.index.rebuild()
+            core.derive()
+            request.start_over()
+            work = _next_work(core, request, live)
         if work is not None:
             return _grant(core, work, recorded)
     return _busy(core, request, live) if request.pending else None
@@ -45,6 +51,26 @@ def retire(core: StoreCore, layer: str, shard: int, reason: str) -> None:
         if (shard, layer) in core.index.masks([shard]):
             core.append({"kind": "retire", "layer": layer, "shard": shard, "reason": reason})
         _quarantine(core, layer, shard)
+
+
+def _next_work(core: StoreCore, request: Request, live: Sequence[Lease]) -> Work | None:
+    return request.next_work(core.index, live, int(core.state.shard_images or 1), _free_shards(core, live))
+
+
+def _is_taken(core: StoreCore, work: Work) -> bool:
+    """Tell whether the records count what the index says is free: never overwrite on the index's word.
+
+    The records are read only if there is a file where none should be, which a writer killed before its record may have left.
+    """
+    layers = work.layers if core.index.slot_keys(work.shard) else tuple(core.state.shapes)
+    if not any(core.layout.shard(layer, work.shard, role).exists() for layer in layers for role in roles(core.dtype)):
+        return False
+    truth = RowsIndex(None, core.log)
+    truth.refresh()
+    keys = truth.slot_keys(work.shard)
+    counted = any((work.shard, layer) in truth.masks([work.shard]) for layer in work.layers)
+    truth.close()
+    return counted or any(keys.get(slot, key) != key for slot, key in zip(work.slots, work.row_keys, strict=True))
 
 
 def _grant(core: StoreCore, work: Work, recorded: Mapping[str, Any]) -> ShardWriter:

@@ -120,6 +120,10 @@ class Request:
         self._pending = scanned
         return self._in_new_rows(new, shard_images, free_shards) if new else None
 
+    def start_over(self) -> None:
+        """Forget what was found to be done: the index was built anew."""
+        self._pending = list(self._keys)
+
     @property
     def pending(self) -> Sequence[str]:
         """The row keys that were not complete when work was last asked for."""

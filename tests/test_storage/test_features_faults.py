@@ -571,3 +571,27 @@ def test_unfinished_bookkeeping_of_the_dead_is_removed_and_that_of_the_living_is
         assert len(living) == 1
         writer.write(0, work.maps_of(writer.row_keys, [A]))
     assert store.verify() == []
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "DELETE FROM files WHERE shard = 0",
+        "DELETE FROM rows WHERE shard = 2",
+        "DELETE FROM rows WHERE shard > 0",
+        "INSERT INTO holes VALUES (1)",
+        "INSERT INTO holes VALUES (0)",
+    ],
+)
+def test_a_committed_shard_is_never_given_away_on_the_word_of_an_index_that_lost_lines(root, harm):
+    store = work.opened(root)
+    store.core.index._run(lambda connection: connection.execute(harm).close())
+    before = {path: path.read_bytes() for path in store.path.rglob("c.*.0.0.0")}
+    other = work.opened(root)
+    work.extract(other, [*KEYS[:2], *work.keys_of(20, 23)], [B])
+    work.extract(other, KEYS)
+    work.extract(other, work.keys_of(20, 23))
+    assert {path: path.read_bytes() for path in before} == before, "what was committed must stay as it was"
+    fresh = work.opened(root)
+    assert is_right(fresh, [*KEYS, *work.keys_of(20, 23)])
+    assert fresh.core.log.numbers()[-1] <= 8

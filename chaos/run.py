@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks.outcome import Check, write_results
-from chaos import kills, power
+from chaos import crowds, damage, kills, power
 from chaos.outcome import Row, print_table
 
 __all__ = ["CAMPAIGNS", "main"]
@@ -16,6 +16,8 @@ __all__ = ["CAMPAIGNS", "main"]
 CAMPAIGNS: dict[str, Callable[[float, int], list[Row]]] = {
     "kill": kills.campaign,
     "power": power.campaign,
+    "damage": damage.campaign,
+    "crowd": crowds.campaign,
 }
 """Each takes a scale (1 is the full size) and a seed."""
 

@@ -1,0 +1,192 @@
+"""The concurrency campaign: several processes fill one store with overlapping sets of images, while readers look all the time.
+
+Some run the real extraction, and some of these are killed with their leases in hand. Some write pretended maps and are stopped
+(SIGSTOP) until their leases have expired, and go on when another has taken their shards over.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from chaos import pretended
+from chaos.experiments import Prints, extract, fingerprints, prepare_process, store_of, tiny_spec, write_images
+from chaos.forking import answer, start
+from chaos.outcome import Case, Row, scaled, scratch, tallied
+from chaos.watching import look_at_store, watched
+from hypercolumns.specs import ExperimentSpec
+from storage.errors import LeaseLostError
+from storage.features import FeatureStore
+from tasks.jobs import Job
+from tasks.manifests import load_manifest
+from tasks.work import wanted_work
+
+__all__ = ["campaign"]
+
+_CASES = {2: 14, 4: 10, 8: 6}
+_SILENT_CASES = 16
+_IMAGES = 28
+_SHARD = 4
+_LEASE_SECONDS = 0.6
+
+
+def campaign(scale: float, seed: int) -> list[Row]:
+    """Have two, four and eight processes share a store; kill some; stop some."""
+    rows = []
+    with scratch("crowd") as folder:
+        everything = tiny_spec(write_images(folder / "all", range(_IMAGES), _IMAGES // 2))
+        prepare_process(everything)
+        prints, keys, layers = answer(lambda: _reference(folder / "reference", everything))
+        for processes, cases in _CASES.items():
+            for killed in (False, True):
+                run = partial(_shared, folder, prints, keys, layers, processes, killed, seed)
+                answers = [run(case) for case in range(scaled(cases, scale))]
+                rows.append(_told(f"{processes} processes, one store{', one of them killed' * killed}", answers))
+        answers = [_silenced(folder / f"silent-{case}", case, seed) for case in range(scaled(_SILENT_CASES, scale))]
+        rows.append(_told("writer silent until its lease expired", answers))
+    return rows
+
+
+def _told(fault: str, answers: Sequence[dict[str, Any]]) -> Row:
+    twice = max(answer["figures"]["twice"] for answer in answers)
+    passes = sum(answer["figures"].get("passes", 0) for answer in answers)
+    return tallied(fault, answers, f"{twice:.0f} images computed twice", **{"reader passes": passes})
+
+
+def _reference(workspace: Path, spec: ExperimentSpec) -> tuple[Prints, Sequence[str], list[str]]:
+    prepared, extracted = extract(spec, workspace)
+    work = wanted_work(Job(spec=spec, workspace=workspace), load_manifest(prepared.path))
+    layers = list(extracted.cache)
+    return fingerprints(FeatureStore.open(extracted.path), work.keys, layers), work.keys, layers
+
+
+def _shared(
+    folder: Path,
+    prints: Prints,
+    keys: Sequence[str],
+    layers: Sequence[str],
+    processes: int,
+    killed: bool,
+    seed: int,
+    case: int,
+) -> dict[str, Any]:
+    """Have processes extract overlapping sets at once, killing one of them if wanted; judge the store they leave."""
+    choose = random.Random(f"{seed} {processes} {killed} {case}")
+    root = folder / f"{processes}-{killed}-{case}"
+    workspace = root / "workspace"
+    specs = [_part(root / f"data-{number}", choose) for number in range(processes)]
+    begin = time.time() + 0.2
+    with watched(partial(look_at_store, workspace, prints), root / "stop") as seen:
+        children = [start(partial(_one_of_many, spec, workspace, begin)) for spec in specs]
+        if killed:
+            time.sleep(choose.uniform(0.25, 0.7))
+            children[0].kill()
+        endings = [child.end() for child in children]
+    wrong = [ending.error.strip().splitlines()[-1] for ending in endings if ending.error] + list(seen.wrong)
+    wanted = {key for ending in endings if ending.value for key in ending.value["wanted"]}
+    done = Counter(key for ending in endings if ending.value for key in ending.value["computed"])
+    twice = sum(count - 1 for count in done.values())
+    wrong += answer(lambda: _judged(workspace, prints, layers, sorted(wanted)))
+    if twice:
+        wrong.append(f"{twice} images were computed twice though nobody lost a lease")
+    shutil.rmtree(root)
+    figures = {"twice": float(twice), "passes": seen.passes}
+    return asdict(Case(f"case {case} of seed {seed}, {processes} processes", None, not wrong, wrong, figures))
+
+
+def _part(root: Path, choose: random.Random) -> ExperimentSpec:
+    names = choose.sample(range(_IMAGES), choose.randint(_IMAGES // 3, _IMAGES - 4))
+    return tiny_spec(write_images(root, names, len(names) // 2))
+
+
+def _one_of_many(spec: ExperimentSpec, workspace: Path, begin: float) -> dict[str, list[str]]:
+    """Extract with all others at the same moment; return what was wanted and which rows were committed from here."""
+    committed: list[str] = []
+    _noted(committed)
+    time.sleep(max(0.0, begin - time.time()))
+    prepared, _ = extract(spec, workspace)
+    work = wanted_work(Job(spec=spec, workspace=workspace), load_manifest(prepared.path))
+    return {"wanted": list(work.keys), "computed": committed}
+
+
+def _noted(committed: list[str]) -> None:
+    """Note the rows of every shard that this process commits."""
+    from storage.writing import ShardWriter
+
+    real = ShardWriter.commit
+
+    def commit(self: ShardWriter) -> None:
+        real(self)
+        committed.extend(self.row_keys)
+
+    ShardWriter.commit = commit  # type: ignore[method-assign]
+
+
+def _judged(workspace: Path, prints: Prints, layers: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    path = store_of(workspace)
+    if path is None:
+        return ["there is no store"]
+    store = FeatureStore.open(path)
+    found = fingerprints(store, wanted, layers)
+    wrong = [f"{layer} of {key[:8]} is not there" for layer in layers for key in wanted if f"{layer} {key}" not in found]
+    wrong += [f"{name} has other bytes" for name, value in found.items() if prints[name] != value]
+    return wrong + [f"verify found {f.kind}: {f.what} ({f.path})" for f in store.verify()]
+
+
+# --- a silent writer -------------------------------------------------------------------------------------------------
+
+
+def _silenced(root: Path, case: int, seed: int) -> dict[str, Any]:
+    """Stop a writer until its lease has expired and another one has finished, then let it go on."""
+    choose = random.Random(f"{seed} silent {case}")
+    keys = pretended.keys_of(0, 16)
+    root.mkdir()
+    silent = start(partial(_pretend, root, keys, 0.03))
+    time.sleep(choose.uniform(0.02, 0.3))
+    silent.kill(signal.SIGSTOP)
+    other = start(partial(_pretend, root, keys, 0.0)).end()
+    silent.kill(signal.SIGCONT)
+    ended = silent.end()
+    wrong = [f"the other one failed: {other.error}"] if other.error else []
+    wrong += [f"the silent one failed: {ended.error}"] if ended.error else []
+    told = [ending.value for ending in (other, ended) if ending.value]
+    done = Counter(tuple(one) for value in told for one in value["done"])
+    twice = len({key for (_, key), count in done.items() if count > 1})
+    wrong += [f"{twice} images were committed twice"] if twice else []
+    wrong += answer(partial(_right, root, keys))
+    shutil.rmtree(root)
+    lost = sum(value["lost"] for value in told)
+    name = f"case {case} of seed {seed}, stopped"
+    return asdict(Case(name, None, not wrong, wrong, {"twice": float(lost * _SHARD)}))
+
+
+def _pretend(root: Path, keys: Sequence[str], pause: float) -> dict[str, Any]:
+    """Extract pretended maps; whoever lost a lease begins again."""
+    done: list[list[str]] = []
+    store = pretended.opened(root, lease_seconds=_LEASE_SECONDS, shard_images=_SHARD)
+
+    def note(some: list[tuple[str, str]]) -> None:
+        done.extend([layer, key] for layer, key in some)
+
+    lost = 0
+    while True:
+        try:
+            pretended.extract(store, keys, pause=pause, ack=note)
+        except LeaseLostError:
+            lost += 1
+            continue
+        return {"done": done, "lost": lost}
+
+
+def _right(root: Path, keys: Sequence[str]) -> list[str]:
+    store = pretended.opened(root)
+    left = [f"left behind: {path.name}" for path in root.rglob("*.partial")]
+    return left + pretended.wrong_rows(store, keys) + [f"verify found {f.kind}: {f.what}" for f in store.verify()]

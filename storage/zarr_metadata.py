@@ -97,11 +97,11 @@ def write_derived(layout: StoreLayout, key: str, index: RowsIndex) -> None:
     """Bring all derived files in step with the index. The caller holds the store's lock."""
     state = index.state
     dirty = index.dirty_shards()
-    # Rows before the documents that make them visible.
+    # Names of rows, then that they exist, then the documents that make them visible: a reader may come at any moment.
     for block in sorted({block for shard in dirty for block in blocks_of(shard, int(state.shard_images or 1))}):
         valid, keys = derived_rows(index, int(state.shard_images or 1), block)
-        _replace(layout.root / VALID / f"c.{block}", valid.tobytes())
         _replace(layout.root / ROW_KEYS / f"c.{block}.0", keys.tobytes())
+        _replace(layout.root / VALID / f"c.{block}", valid.tobytes())
     for name, document in derived_documents(state, key, row_count(index)):
         _replace(layout.root / name, json.dumps(document, ensure_ascii=False).encode())
     index.mark_clean(dirty)

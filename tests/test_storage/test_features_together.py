@@ -143,6 +143,16 @@ def test_data_reach_the_disk_before_their_names_and_names_before_the_record(tmp_
     assert ("folder", "records") in seen[record:]
 
 
+def test_a_row_has_its_name_before_stock_zarr_is_told_that_it_exists(tmp_path, monkeypatch):
+    store = work.opened(tmp_path, [A])
+    replaced = []
+    replace = os.replace
+    monkeypatch.setattr("os.replace", lambda source, target: (replace(source, target), replaced.append(Path(target))))
+    work.fill(store.claim(work.keys_of(0, 4), [A]))
+    order = [path.relative_to(store.path).as_posix() for path in replaced]
+    assert order.index("row_keys/c.0.0") < order.index("valid/c.0") < order.index("valid/zarr.json")
+
+
 @pytest.mark.slow
 def test_eight_processes_share_a_larger_set(tmp_path):
     calls = [(8 * part, 8 * part + 80, "|".join(work.LAYERS), 0.0) for part in range(8)]

@@ -2,7 +2,8 @@
 
 The format is told by the content, never by the suffix. EXIF orientation is applied; transparency is laid on white; 16-bit
 grey is scaled to 8 bits; of an animation the first frame counts. Whatever cannot be shown this way raises `ImageError` with
-its reason. Colour profiles are not applied. Knows nothing of data sets, and changes no global setting of Pillow.
+its reason. Colour profiles are not applied. Only regular files are opened: a pipe would be waited for, a device may not end.
+Knows nothing of data sets, and changes no global setting of Pillow.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -32,7 +34,7 @@ from PIL import (
 
 from hypercolumns.errors import ImageError, MaskError
 
-__all__ = ["decode_image", "image_hw", "image_sha256", "opened", "read_image"]
+__all__ = ["decode_image", "image_hw", "image_sha256", "opened", "orientation_of", "read_image", "turned_upright"]
 
 DEFAULT_MAX_MEGAPIXELS = 100.0
 
@@ -56,13 +58,16 @@ _DAMAGE = (
     EOFError,
     LookupError,
     TypeError,
-    OverflowError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    RuntimeError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
 
 _ORIENTATION_TAG = 0x0112
+_TILE_WIDTH_TAG, _TILE_LENGTH_TAG = 322, 323
 _UPRIGHT: dict[int, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -74,20 +79,22 @@ _UPRIGHT: dict[int, Image.Transpose] = {
 }
 
 
-def decode_image(path: Path, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> np.ndarray:
+def decode_image(path: Path, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS, sha256: str | None = None) -> np.ndarray:
     """Decode an image file.
 
     Args:
         path: The file; its suffix is ignored.
         max_megapixels: A larger image is refused before its pixels are decoded.
+        sha256: The digest the file's bytes must have; None takes any.
 
     Returns:
         The upright image, uint8 RGB (H, W, 3), writable.
 
     Raises:
-        ImageError: the file is missing, empty, of no known format, damaged, truncated, too large, or not an 8- or 16-bit image.
+        ImageError: the file is missing, empty, of no known format, damaged, truncated, too large, not an 8- or 16-bit image, or
+            not the one whose digest was given.
     """
-    with opened(path, max_megapixels=max_megapixels) as image:
+    with opened(path, max_megapixels=max_megapixels, sha256=sha256) as image:
         return _rgb_pixels(image, path)
 
 
@@ -100,8 +107,8 @@ def read_image(path: Path, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) ->
     Raises:
         ImageError: as `decode_image`.
     """
-    with _explained(path, ImageError):
-        data = path.read_bytes()
+    with _explained(path, ImageError), _regular_file(path, ImageError) as stream:
+        data = stream.read()
     with opened(path, max_megapixels=max_megapixels, data=data) as image:
         return _rgb_pixels(image, path), hashlib.sha256(data).hexdigest()
 
@@ -114,7 +121,7 @@ def image_hw(path: Path, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> t
     """
     with opened(path, max_megapixels=max_megapixels) as image:
         width, height = image.size
-        return (width, height) if _orientation(image) >= 5 else (height, width)
+        return (width, height) if orientation_of(image) >= 5 else (height, width)
 
 
 def image_sha256(path: Path | str) -> str:
@@ -123,7 +130,7 @@ def image_sha256(path: Path | str) -> str:
     Raises:
         ImageError: the file cannot be read.
     """
-    with _explained(Path(path), ImageError), Path(path).open("rb") as stream:
+    with _explained(Path(path), ImageError), _regular_file(Path(path), ImageError) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -134,6 +141,7 @@ def opened(
     max_megapixels: float,
     error_type: type[ImageError] | type[MaskError] = ImageError,
     data: bytes | None = None,
+    sha256: str | None = None,
 ) -> Iterator[ImageFile.ImageFile]:
     """Open an image file by its content, check its size, and turn whatever a reader raises inside into `error_type`.
 
@@ -142,20 +150,48 @@ def opened(
         max_megapixels: A larger image is refused.
         error_type: The error to raise.
         data: The file's bytes, when they have been read already.
+        sha256: The digest the file's bytes must have; None takes any.
     """
     with (
         _explained(path, error_type),
-        path.open("rb") if data is None else io.BytesIO(data) as stream,
+        _regular_file(path, error_type) if data is None else io.BytesIO(data) as file,
+        file if sha256 is None else io.BytesIO(_unchanged(file.read(), sha256, path, error_type)) as stream,
         _identified(stream, path, error_type) as image,
     ):
-        megapixels = image.width * image.height / 1e6
-        if megapixels > max_megapixels:
-            raise error_type(
-                path,
-                f"{image.width}x{image.height} are {megapixels:.1f} megapixels, more than the limit of {max_megapixels:g}",
-                "scale it down, or raise dataset.max_megapixels",
-            )
+        for width, height in (image.size, _tile_size(image)):
+            megapixels = width * height / 1e6
+            if megapixels > max_megapixels:
+                raise error_type(
+                    path,
+                    f"{width}x{height} are {megapixels:.1f} megapixels, more than the limit of {max_megapixels:g}",
+                    "scale it down, or raise dataset.max_megapixels",
+                )
         yield image
+
+
+def _regular_file(path: Path, error_type: type[ImageError] | type[MaskError]) -> io.BufferedReader:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise error_type(path, "it is not a regular file", "put the file itself there, or take it out of the data set")
+    return path.open("rb")
+
+
+def _unchanged(data: bytes, sha256: str, path: Path, error_type: type[ImageError] | type[MaskError]) -> bytes:
+    received = hashlib.sha256(data).hexdigest()
+    if received != sha256:
+        raise error_type(
+            path,
+            f"the file has changed since the data set was read: expected sha256 {sha256[:12]}…, got {received[:12]}…",
+            "run again, when nobody writes to the data set",
+        )
+    return data
+
+
+def _tile_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+    """Return the size of a TIFF's tiles: libtiff takes memory for a whole tile, however small the image is."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 0, 0
+    width, height = image.tag_v2.get(_TILE_WIDTH_TAG, 0), image.tag_v2.get(_TILE_LENGTH_TAG, 0)
+    return int(width), int(height)
 
 
 def _identified(stream: IO[bytes], path: Path, error_type: type[ImageError] | type[MaskError]) -> ImageFile.ImageFile:
@@ -179,6 +215,12 @@ def _explained(path: Path, error_type: type[ImageError] | type[MaskError]) -> It
         yield
     except FileNotFoundError as error:
         raise error_type(path, "the file does not exist", "restore it, or take it off the list") from error
+    except MemoryError as error:
+        raise error_type(
+            path, "decoding it takes more memory than there is", "scale it down, or lower dataset.max_megapixels"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise error_type(path, f"more megapixels than Pillow decodes: {error}", "scale it down") from error
     except _DAMAGE as error:
         reason = str(error) or type(error).__name__
         raise error_type(path, f"cannot be read: {reason}", "replace the file; it may be damaged or truncated") from error
@@ -186,15 +228,18 @@ def _explained(path: Path, error_type: type[ImageError] | type[MaskError]) -> It
 
 def _rgb_pixels(image: ImageFile.ImageFile, path: Path) -> np.ndarray:
     # Before the pixels are loaded, so that `image_hw`, which never loads them, sees the same orientation.
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     image.load()
-    rgb = _as_rgb(image, path)
-    if orientation in _UPRIGHT:
-        rgb = rgb.transpose(_UPRIGHT[orientation])
-    return np.array(rgb)
+    return np.array(turned_upright(_as_rgb(image, path), orientation))
 
 
-def _orientation(image: ImageFile.ImageFile) -> int:
+def turned_upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Turn an image whose pixels are loaded the way it is to be shown."""
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def orientation_of(image: ImageFile.ImageFile) -> int:
+    """Return the EXIF orientation, 1 to 8, that is still to be applied; ask before the pixels are loaded."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return 1  # Pillow itself turns TIFFs upright
     if isinstance(image, PngImagePlugin.PngImageFile) and not {"exif", "Raw profile type exif"} & image.info.keys():

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from hypercolumns.datasets.base import FileDataset
-from hypercolumns.datasets.listing import IMAGE_SUFFIXES, MASK_SUFFIXES, index_folder
+from hypercolumns.datasets.listing import IMAGE_SUFFIXES, MASK_SUFFIXES, index_folder, subfolders
 from hypercolumns.errors import DatasetError
 from hypercolumns.specs import DatasetSpec
 
@@ -37,8 +37,7 @@ class FolderDataset(FileDataset):
     @cached_property
     def splits(self) -> tuple[str, ...]:
         """Names of the folders in images/, sorted."""
-        folders = (path for path in (self.root / "images").iterdir() if path.is_dir())
-        return tuple(sorted(path.name for path in folders if not path.name.startswith(".")))
+        return subfolders(self.root / "images")
 
     def expected_mask_path(self, image_id: str) -> Path:
         """Tell where the mask of an image belongs."""

@@ -6,16 +6,28 @@ Names are compared in Unicode's composed form (NFC), because file systems disagr
 from __future__ import annotations
 
 import os
+import stat
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from hypercolumns.errors import DatasetError
 
-__all__ = ["IMAGE_SUFFIXES", "MASK_SUFFIXES", "FolderIndex", "index_folder", "read_class_names", "read_list", "resolve_root"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MASK_SUFFIXES",
+    "FolderIndex",
+    "index_folder",
+    "read_class_names",
+    "read_list",
+    "resolve_root",
+    "subfolders",
+]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 MASK_SUFFIXES = frozenset({".png"})
+_MOST_LIST_BYTES = 1 << 28
+_MOST_CLASS_LIST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -84,9 +96,27 @@ def index_folder(root: Path, folder: Path, suffixes: frozenset[str]) -> FolderIn
                     names[stem] = (*names.get(stem, ()), entry.name)
                     if entry.is_symlink():
                         links.add(entry.name)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DatasetError(f"{folder}: expected a folder, found none. Remedy: check dataset.root and the layout") from error
+    except OSError as error:
+        raise _no_folder(folder, error) from error
     return FolderIndex(root, folder, names, frozenset(links))
+
+
+def subfolders(folder: Path) -> tuple[str, ...]:
+    """List the names of the folders in a folder, sorted, without hidden ones.
+
+    Raises:
+        DatasetError: the folder is missing or cannot be listed.
+    """
+    try:
+        names = os.listdir(folder)  # noqa: PTH208
+        return tuple(sorted(name for name in names if os.path.isdir(folder / name) and not name.startswith(".")))  # noqa: PTH112
+    except OSError as error:
+        raise _no_folder(folder, error) from error
+
+
+def _no_folder(folder: Path, error: OSError) -> DatasetError:
+    found = "none" if isinstance(error, FileNotFoundError | NotADirectoryError) else error.strerror or str(error)
+    return DatasetError(f"{folder}: expected a folder, found {found}. Remedy: check dataset.root and the layout")
 
 
 def read_list(path: Path) -> list[str]:
@@ -95,7 +125,7 @@ def read_list(path: Path) -> list[str]:
     Raises:
         DatasetError: the list is empty or no UTF-8 text, names an image twice, or leads out of the image folder.
     """
-    entries = [line.strip() for line in _read_text(path).split("\n")]
+    entries = [line.strip() for line in _read_text(path, _MOST_LIST_BYTES).split("\n")]
     entries = [_composed(entry) for entry in entries if entry]
     if not entries:
         raise DatasetError(f"{path}: expected at least one image name, got an empty list")
@@ -117,7 +147,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     Raises:
         DatasetError: the file is missing or no UTF-8 text, or has a blank line between names.
     """
-    lines = [line.strip() for line in _read_text(path).rstrip().split("\n")]
+    lines = [line.strip() for line in _read_text(path, _MOST_CLASS_LIST_BYTES).rstrip().split("\n")]
     if "" in lines:
         raise DatasetError(
             f"{path}: line {lines.index('') + 1} is blank, so the labels after it would shift. Remedy: name every label"
@@ -131,27 +161,39 @@ def resolve_root(root: str | Path) -> Path:
     Raises:
         DatasetError: there is no such folder.
     """
-    path = Path(os.path.expandvars(Path(root).expanduser())).absolute()
-    if not path.is_dir():
+    # Not pathlib's: these pass over a home that does not exist, and over names that no file system could hold.
+    path = Path(os.path.expandvars(os.path.expanduser(root))).absolute()  # noqa: PTH111
+    if not os.path.isdir(path):  # noqa: PTH112
         unset = "; a variable in it is not set" if "$" in str(path) else ""
         raise DatasetError(f"{path}: expected the data set's folder, found none{unset}. Remedy: check dataset.root ({root})")
     return path
 
 
 def _check_inside(path: Path, root: Path) -> None:
-    target = path.resolve()
-    if not target.is_relative_to(root.resolve()):
+    # Not `Path.resolve`, which gives up on a link that leads to itself: whoever reads it will say so.
+    target = Path(os.path.realpath(path))
+    if not target.is_relative_to(os.path.realpath(root)):
         raise DatasetError(
             f"{path}: leads to {target}, outside the data set's folder {root}. "
             "Remedy: put the files themselves there, or set dataset.root to a folder that holds both"
         )
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, most_bytes: int) -> str:
     try:
+        status = path.stat()
+        # A pipe would be waited for, and a device may never end.
+        if not stat.S_ISREG(status.st_mode):
+            raise DatasetError(f"{path}: expected a text file, found none. Remedy: put the list itself there")
+        if status.st_size > most_bytes:
+            raise DatasetError(
+                f"{path}: expected a text file of at most {most_bytes} bytes, got {status.st_size}. Remedy: check the file"
+            )
         return path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except FileNotFoundError as error:
         raise DatasetError(f"{path}: expected a text file, found none") from error
+    except OSError as error:
+        raise DatasetError(f"{path}: expected a text file that can be read, got {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x}") from error
 

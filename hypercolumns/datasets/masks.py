@@ -1,7 +1,8 @@
 """Label mask files to arrays of labels: what each pixel is, checked against the class list before anyone learns from it.
 
 A mask is a single-channel file whose *values* are labels (a palette gives them colours, nothing else). Colours are never
-guessed back into labels. Knows nothing of data sets' layouts.
+guessed back into labels. An EXIF orientation is applied, as it is to images: every viewer shows both that way. Knows nothing of
+data sets' layouts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageFile
 
-from hypercolumns.datasets.decoding import DEFAULT_MAX_MEGAPIXELS, opened
+from hypercolumns.datasets.decoding import DEFAULT_MAX_MEGAPIXELS, opened, orientation_of, turned_upright
 from hypercolumns.errors import MaskError
 
 __all__ = ["VOID", "decode_mask", "mask_palette"]
@@ -29,24 +30,26 @@ def decode_mask(
     classes: int,
     void_label: int = VOID,
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+    sha256: str | None = None,
 ) -> np.ndarray:
     """Decode and check a label mask.
 
     Args:
-        path: The mask file: one channel or palette, losslessly compressed.
+        path: The mask file: a PNG of one channel or with a palette; its suffix is ignored.
         image_hw: Height and width of its upright image.
         classes: Number of classes C.
         void_label: The value in the file that means "neither learned nor scored"; it comes before the classes.
         max_megapixels: A larger mask is refused.
+        sha256: The digest the file's bytes must have; None takes any.
 
     Returns:
         Labels 0 … C-1, or VOID, uint8 (H, W), writable.
 
     Raises:
-        MaskError: the file is missing or damaged, has colours instead of labels, another size than the image, or a label that
-            is neither a class nor void.
+        MaskError: the file is missing, damaged or no PNG, has colours instead of labels, another size than the image, a label
+            that is neither a class nor void, or is not the one whose digest was given.
     """
-    with opened(path, max_megapixels=max_megapixels, error_type=MaskError) as mask:
+    with opened(path, max_megapixels=max_megapixels, error_type=MaskError, sha256=sha256) as mask:
         values = _stored_values(mask, path)
     _check_size(path, (values.shape[0], values.shape[1]), image_hw)
     void = values == void_label
@@ -77,6 +80,12 @@ def mask_palette(path: Path, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) 
 def _stored_values(mask: ImageFile.ImageFile, path: Path) -> np.ndarray:
     if mask.format in {"JPEG", "MPO"}:
         raise MaskError(path, "a JPEG changes labels at every edge", "save the mask as a PNG from its source")
+    if mask.format != "PNG":
+        # Other formats renumber palettes (GIF), store values inverted or stretched (TIFF), or lose some (WebP).
+        raise MaskError(path, f"a {mask.format}, and a PNG is expected", "save the mask as a PNG from its source")
+    frames = getattr(mask, "n_frames", 1)
+    if frames > 1:
+        raise MaskError(path, f"{frames} frames, and one is expected", "save the one that is meant as a PNG of its own")
     if mask.mode not in {"1", "L", "P", "I", "I;16", "I;16B", "I;16L"}:
         raise MaskError(
             path,
@@ -84,8 +93,9 @@ def _stored_values(mask: ImageFile.ImageFile, path: Path) -> np.ndarray:
             "save it as a PNG of one channel (or with a palette) whose values are the labels 0, 1, ...",
         )
     raw_mode = mask.tile[0].args if mask.tile else None
+    orientation = orientation_of(mask)
     mask.load()
-    values = np.asarray(mask)
+    values = np.asarray(turned_upright(mask, orientation))
     if values.dtype == np.bool_:
         return values.astype(np.uint8)
     return values // _STRETCH[raw_mode] if isinstance(raw_mode, str) and raw_mode in _STRETCH else values

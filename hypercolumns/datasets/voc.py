@@ -13,6 +13,7 @@ contours from inverse detectors", ICCV 2011 (SBD).
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -96,7 +97,7 @@ class VocDataset(FileDataset):
         for top in folders:
             folder = self.root / top / inner.parent
             if folder not in indices:
-                if not folder.is_dir():
+                if not os.path.isdir(folder):  # noqa: PTH112 - pathlib's raises for a name that is too long
                     continue
                 indices[folder] = index_folder(self.root, folder, suffixes)
             found = indices[folder].find(inner.name)

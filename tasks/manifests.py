@@ -82,8 +82,13 @@ class Manifest(Message):
         return [entry.group for entry in self.splits[split]]
 
     def image(self, entry: Entry) -> NDArray[np.uint8]:
-        """Decode an image (H, W, 3)."""
-        return decode_image(entry.image_path, max_megapixels=self.max_megapixels)
+        """Decode an image (H, W, 3).
+
+        Raises:
+            ImageError: it cannot be read, or has other bytes than when the manifest was written: nothing that is named by the
+                old ones may be made from it.
+        """
+        return decode_image(entry.image_path, max_megapixels=self.max_megapixels, sha256=entry.image_sha256)
 
     def canvas(self, entry: Entry, canvas: CanvasSpec, mean_rgb: tuple[float, float, float]) -> NDArray[np.uint8]:
         """Decode an image and fit it into the canvas."""
@@ -93,7 +98,7 @@ class Manifest(Message):
         """Decode an image's labels at their own size, 255 for void.
 
         Raises:
-            MaskError: the image has no mask, or an unreadable one.
+            MaskError: the image has no mask, or an unreadable one, or one that changed after the manifest was written.
         """
         if entry.mask_path is None:
             raise MaskError(entry.image_path, "has no label mask", "label it, or leave it out of this split")
@@ -103,6 +108,7 @@ class Manifest(Message):
             classes=self.classes,
             void_label=self.void_label,
             max_megapixels=self.max_megapixels,
+            sha256=entry.mask_sha256,
         )
 
     def canvas_mask(self, entry: Entry, spec: ExperimentSpec) -> NDArray[np.uint8]:

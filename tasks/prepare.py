@@ -15,9 +15,9 @@ import numpy as np
 from hypercolumns.datasets import Dataset, ImageRecord, Rejection, check_dataset, open_dataset
 from hypercolumns.datasets.decoding import image_hw, image_sha256
 from hypercolumns.datasets.shapes import write_shapes
-from hypercolumns.errors import DatasetError
+from hypercolumns.errors import DatasetError, ImageError
 from hypercolumns.specs import DatasetSpec
-from storage.canonical import digest, file_sha256
+from storage.canonical import digest
 from storage.publish import replace_bytes
 from tasks.jobs import Job, Prepared
 from tasks.manifests import Entry, Manifest, RejectedFile, load_manifest
@@ -40,8 +40,7 @@ def prepare_dataset(job: Job) -> Prepared:
     dataset = _open(job)
     spec = job.spec.dataset
     records = {split: dataset.records(split) for split in dict.fromkeys((spec.train_split, spec.val_split))}
-    with ThreadPoolExecutor(_THREADS) as executor:
-        contents = {split: list(executor.map(_content, found)) for split, found in records.items()}
+    contents = _contents(records)
     found = {s: [[r.image_id, str(r.image_path), *c] for r, c in zip(records[s], contents[s], strict=True)] for s in records}
     rules = spec.model_dump(mode="json", exclude={"shapes", "root"})
     key = digest([found, list(dataset.class_names), rules])
@@ -52,6 +51,7 @@ def prepare_dataset(job: Job) -> Prepared:
         rejections = check_dataset(dataset, tuple(records))
         _refuse(rejections, job)
         manifest = _manifest(dataset, spec, records, contents, rejections)
+        _refuse_changes(records, contents)
         replace_bytes(path, manifest.model_dump_json(indent=1).encode())
     manifest = load_manifest(path)
     if manifest.rejected:
@@ -72,6 +72,11 @@ def _open(job: Job) -> Dataset:
     return open_dataset(spec, shapes_root=root)
 
 
+def _contents(records: dict[str, tuple[ImageRecord, ...]]) -> dict[str, list[tuple[str | None, str | None]]]:
+    with ThreadPoolExecutor(_THREADS) as executor:
+        return {split: list(executor.map(_content, found)) for split, found in records.items()}
+
+
 def _content(record: ImageRecord) -> tuple[str | None, str | None]:
     """Digest an image's and its mask's bytes; None for what cannot be read, which the check names later."""
     return _sha256(record.image_path), None if record.mask_path is None else _sha256(record.mask_path)
@@ -79,9 +84,27 @@ def _content(record: ImageRecord) -> tuple[str | None, str | None]:
 
 def _sha256(path: Path) -> str | None:
     try:
-        return file_sha256(path)
-    except OSError:
+        return image_sha256(path)
+    except ImageError:
         return None
+
+
+def _refuse_changes(
+    records: dict[str, tuple[ImageRecord, ...]], contents: dict[str, list[tuple[str | None, str | None]]]
+) -> None:
+    """Refuse files that were not the same before and after they were looked at: what was seen may belong to neither."""
+    now = _contents(records)
+    changed = [
+        str(record.image_path if before[0] != after[0] else record.mask_path)
+        for split, found in records.items()
+        for record, before, after in zip(found, contents[split], now[split], strict=True)
+        if before != after
+    ]
+    if changed:
+        first = ", ".join(changed[:_LISTED]) + (f" and {len(changed) - _LISTED} more" if len(changed) > _LISTED else "")
+        raise DatasetError(
+            f"{len(changed)} files changed while they were read: {first}. Remedy: run again, when nobody writes to the data set"
+        )
 
 
 def _refuse(rejections: Sequence[Rejection], job: Job) -> None:

@@ -31,16 +31,20 @@ def load_experiment(path: Path | None, overrides: Sequence[str]) -> ExperimentSp
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
+    from cli.plain_yaml import MOST_BYTES, PlainYamlError, parse_plain_yaml
     from hypercolumns.errors import SpecError
 
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            # No more than a byte too many, because a device has no end.
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise SpecError(f"{path}: expected an experiment file of at most {MOST_BYTES} bytes, got more; is it another file?")
+        value = parse_plain_yaml(data.decode("utf-8-sig"))
+    except (UnicodeDecodeError, PlainYamlError) as error:
+        raise SpecError(f"{path}: expected YAML, got text that does not parse: {error}") from error
     except OSError as error:
         raise SpecError(f"{path}: expected an experiment file, got {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: expected YAML, got text that does not parse: {error}") from error
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -49,18 +53,17 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _apply(value: dict[str, Any], override: str) -> None:
-    import yaml
-
+    from cli.plain_yaml import PlainYamlError, parse_plain_yaml
     from hypercolumns.errors import SpecError
 
     path, separator, text = override.partition("=")
     keys = path.strip().split(".")
     if not separator or not all(keys):
-        raise SpecError(f"expected an override of the form key.path=value, got {override!r}")
+        raise SpecError(f"expected an override of the form key.path=value, got {override!r:.200}")
     try:
-        parsed = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path}: expected a YAML value, got {text!r}: {error}") from error
+        parsed = parse_plain_yaml(text)
+    except PlainYamlError as error:
+        raise SpecError(f"{path}: expected a YAML value, got {text!r:.200}: {error}") from error
     for key in keys[:-1]:
         below = value.setdefault(key, {})
         if not isinstance(below, dict):
@@ -77,7 +80,10 @@ def _expand(spec: ExperimentSpec, path: Path | None) -> ExperimentSpec:
 
     def expanded(text: str, field: str) -> str:
         result = os.path.expandvars(text)
-        result = str(Path(result).expanduser()) if result.startswith("~") else result
+        if result.startswith("~"):
+            result = os.path.expanduser(result)  # noqa: PTH111 - pathlib's raises where there is no such user
+            if result.startswith("~"):
+                raise SpecError(f"{field}: {text!r} names the home of a user who does not exist ({path or 'defaults'})")
         if "$" in result:
             raise SpecError(f"{field}: {text!r} names an environment variable that is not set ({path or 'defaults'})")
         return result

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-__all__ = ["JsonOption", "WorkspaceOption", "command", "emit", "log_to_stderr"]
+__all__ = ["JsonOption", "WorkspaceOption", "command", "emit", "log_to_stderr", "printable"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,12 +35,20 @@ WorkspaceOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 
 
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Spell out what would act on a terminal instead of being shown: file names and values come from strangers."""
+    return _UNPRINTABLE.sub(lambda sign: sign[0].encode("unicode_escape").decode("ascii"), text)
+
+
 def emit(value: Any, as_json: bool, text: str) -> None:
     """Print a result: text for people, or one line of JSON."""
     if as_json:
         sys.stdout.write(json.dumps(value, default=str, allow_nan=False) + "\n")
     else:
-        sys.stdout.write(text.rstrip("\n") + "\n")
+        sys.stdout.write(printable(text).rstrip("\n") + "\n")
     sys.stdout.flush()
 
 
@@ -68,7 +77,7 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
             code = _exit_code(error)
             if code is None:
                 raise
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {printable(str(error))}", err=True)
             raise typer.Exit(code) from error
 
     return run

@@ -7,9 +7,10 @@ what they mean is said by the modules that read them. Nothing here touches files
 from __future__ import annotations
 
 import re
+import reprlib
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from hypercolumns.errors import SpecError
 
@@ -31,6 +32,11 @@ __all__ = [
 
 SpecT = TypeVar("SpecT", bound="Spec")
 
+_LISTED = 20
+_LONGEST = 1000
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 200
+
 View = Literal["identity", "hflip"]
 Alignment = Literal["resize", "receptive_field", "corners"]
 Precision = Literal["float32", "bfloat16"]
@@ -42,6 +48,15 @@ class Spec(BaseModel):
     """Base of all specs: immutable, and closed to unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _are_no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        # Python counts true as 1, so `epochs: yes` would train for one epoch.
+        parts = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(part, bool) for part in parts) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(f"expected no truth value, got {_shown(value)}")
+        return value
 
 
 class CanvasSpec(Spec):
@@ -272,12 +287,21 @@ def parse_spec(kind: type[SpecT], value: Any) -> SpecT:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors(include_url=False)]
-        raise SpecError(f"{kind.__name__}: " + "; ".join(lines)) from error
+        problems = error.errors(include_url=False)
+        more = [f"and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
+        raise SpecError(f"{kind.__name__}: " + "; ".join([*map(_explain, problems[:_LISTED]), *more])) from error
 
 
 def _explain(problem: Any) -> str:
-    path = ".".join(str(part) for part in problem["loc"]) or "the whole spec"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    received = "" if problem["type"] in {"value_error", "missing"} else f", got {problem.get('input')!r}"
+    path = ".".join(str(part) for part in problem["loc"])[:_LONGEST] or "the whole spec"
+    message = str(problem["msg"]).removeprefix("Value error, ")[:_LONGEST]
+    received = "" if problem["type"] in {"value_error", "missing"} else f", got {_shown(problem.get('input'))}"
     return f"{path}: {message}{received}"
+
+
+def _shown(value: Any) -> str:
+    """Spell a value that was refused, however large or deep it is."""
+    try:
+        return _REPR.repr(value)
+    except ValueError:  # Python spells no whole number of more than some thousand digits
+        return "a number of very many digits"

@@ -18,8 +18,9 @@ from torch import Tensor
 from hypercolumns.backbones.graphs import GraphNetwork, Measurement, Network, Tap, build_module
 from hypercolumns.backbones.presets import PRESETS, nearest, preset_layers
 from hypercolumns.backbones.receptive_fields import merge
+from hypercolumns.backbones.state_dicts import fit, read_state
 from hypercolumns.backbones.timm_models import TimmNetwork
-from hypercolumns.backbones.weights import WeightSource, draw_random, find_weights, fit, read_state, seeded, state_sha256
+from hypercolumns.backbones.weights import WeightSource, draw_random, find_weights, seeded, state_sha256
 from hypercolumns.errors import BackboneError, LayerNotFoundError
 from hypercolumns.specs import BackboneSpec, Precision
 

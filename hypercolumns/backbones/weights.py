@@ -1,17 +1,14 @@
-"""Weights: where they come from, whether they are the ones meant, and whether they fit.
-
-Files are read as plain tensors only: nothing in a weights file is ever executed.
-"""
+"""Weights: where they come from, and whether they are the ones meant. What a file holds is read by `state_dicts`."""
 
 from __future__ import annotations
 
 import hashlib
 import http.client
 import os
-import pickle
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +16,13 @@ from typing import Any
 
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hypercolumns.backbones.presets import nearest
 from hypercolumns.errors import WeightsError
 from hypercolumns.specs import BackboneSpec
 
-__all__ = ["SHAPES_WEIGHTS", "WeightSource", "draw_random", "file_sha256", "find_weights", "fit", "read_state", "state_sha256"]
+__all__ = ["SHAPES_WEIGHTS", "WeightSource", "draw_random", "file_sha256", "find_weights", "state_sha256"]
 
 SHAPES_WEIGHTS = Path(__file__).parent / "weights" / "squeezenet1_1_shapes.safetensors"
 _SHAPES_NAME = "squeezenet1_1"
@@ -62,8 +57,9 @@ def find_weights(spec: BackboneSpec) -> WeightSource:
     if spec.weights.startswith("random"):
         raise WeightsError(f"weights: expected random:SEED with a whole number from 0, got {spec.weights!r}")
     path = _find_file(spec)
-    if not path.is_file():
-        raise WeightsError(f"weights: expected a file, got {path}, which is {'a folder' if path.is_dir() else 'not there'}")
+    found = _kind_of(path)
+    if found != "a file":
+        raise WeightsError(f"weights: expected a file, got {path}, which is {found}; correct backbone.weights")
     digest = file_sha256(path)
     if spec.weights_sha256 not in (None, digest):
         raise WeightsError(
@@ -75,10 +71,22 @@ def find_weights(spec: BackboneSpec) -> WeightSource:
 def _find_file(spec: BackboneSpec) -> Path:
     if spec.weights == "shapes":
         return _find_shapes(spec.name)
-    path = Path(os.path.expandvars(spec.weights)).expanduser()
-    if path.suffix.lower() in _SUFFIXES or path.exists():
+    # Not pathlib's: these pass over a home that does not exist, and over names that no file system could hold.
+    path = Path(os.path.expanduser(os.path.expandvars(spec.weights)))  # noqa: PTH111
+    if path.suffix.lower() in _SUFFIXES or _kind_of(path) != "not there":
         return path
     return _find_published(spec.name, spec.weights)
+
+
+def _kind_of(path: Path) -> str:
+    """Tell what a path leads to; nothing, where no file system could hold such a name."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return "not there"
+    if stat.S_ISREG(mode):
+        return "a file"
+    return "a folder" if stat.S_ISDIR(mode) else "no regular file"
 
 
 def _find_shapes(name: str) -> Path:
@@ -142,71 +150,6 @@ def file_sha256(path: Path) -> str:
     """Digest a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a safetensors or PyTorch file, without executing anything in it.
-
-    Raises:
-        WeightsError: the file is damaged, or holds something else than named tensors.
-    """
-    try:
-        if path.suffix.lower() == ".safetensors":
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(
-            f"{path}: expected a state dict of tensors, got a file that cannot be read as one: {reason}"
-        ) from error
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        held = f"the keys {list(state)[:4]}" if isinstance(state, Mapping) else f"a {type(state).__name__}"
-        raise WeightsError(f"{path}: expected a state dict (names to tensors), got {held}; save the inner state dict instead")
-    return {_modern_key(str(key)): value for key, value in state.items()}
-
-
-def _modern_key(key: str) -> str:
-    # Published DenseNet files still call `denselayer1.norm1` `denselayer1.norm.1`.
-    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)", r"\1", key)
-
-
-def fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], needed: set[str], source: str) -> dict[str, Tensor]:
-    """Check a state dict against a network, and return the entries it shares with it, in the network's types.
-
-    Args:
-        state: What the file holds.
-        expected: The network's own state dict; only shapes and types are looked at.
-        needed: Entries without which the wanted layers cannot be computed; others (a classifier's) may be missing.
-        source: The file's name, for the error.
-
-    Raises:
-        WeightsError: entries are missing, unknown or of another shape; the first few are listed.
-    """
-    # A counter that evaluation never reads, and that old files do not have.
-    counters = {key: torch.zeros_like(expected[key], device="cpu") for key in needed if key.endswith(".num_batches_tracked")}
-    state = {**counters, **state}
-    shapes = [
-        f"{key} {tuple(state[key].shape)} for {tuple(expected[key].shape)}"
-        for key in sorted(set(state) & set(expected))
-        if state[key].shape != expected[key].shape
-    ]
-    problems = [
-        _listed("missing", sorted(needed - set(state))),
-        _listed("unknown", sorted(set(state) - set(expected))),
-        _listed("of another shape", shapes),
-    ]
-    if any(problems):
-        raise WeightsError(
-            f"{source}: expected the weights of this network, got a state dict with entries "
-            f"{'; '.join(problem for problem in problems if problem)}; check the backbone's name against the file"
-        )
-    return {key: state[key].to(expected[key].dtype) for key in expected if key in state}
-
-
-def _listed(what: str, names: list[str], shown: int = 4) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"{what}: {', '.join(names[:shown])}{more}" if names else ""
 
 
 def draw_random(module: nn.Module) -> nn.Module:

@@ -51,8 +51,8 @@ def experiment(workspace: Path, images: int, **sections: dict[str, Any]) -> tupl
 
 def extraction() -> list[Figure]:
     """Decode, run, cast and write, against the bare network on images that lie in memory."""
-    cases = (("vgg11", "float32", 128, 0.95), ("vgg11", "bfloat16", 256, 0.92))
-    cases += (("squeezenet1_0", "float32", 640, 0.92), ("squeezenet1_0", "bfloat16", 1024, 0.85))
+    cases = (("vgg11", "float32", 64, 0.95), ("vgg11", "bfloat16", 128, 0.92))
+    cases += (("squeezenet1_0", "float32", 384, 0.92), ("squeezenet1_0", "bfloat16", 640, 0.85))
     with scratch() as folder:
         return [_extraction(folder, *case) for case in cases]
 

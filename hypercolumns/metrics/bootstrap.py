@@ -49,7 +49,7 @@ def bootstrap_intervals(
     tail = 50.0 * (1.0 - confidence)
     replicates = {name: scores[name] for name in METRICS}
     replicates |= {f"iu/{name}": iu[:, index] for index, name in enumerate(class_names)}
-    return {name: _interval(values, tail) for name, values in replicates.items() if not np.isnan(values).all()}
+    return {name: percentile_interval(values, tail) for name, values in replicates.items() if not np.isnan(values).all()}
 
 
 def paired_bootstrap(
@@ -97,7 +97,7 @@ def paired_bootstrap(
     defined = differences[~np.isnan(differences)]
     if not len(defined):
         raise MetricError("expected a replicate with labelled pixels, got none; draw more resamples or label more images")
-    low, high = _interval(defined, 50.0 * (1.0 - confidence))
+    low, high = percentile_interval(defined, 50.0 * (1.0 - confidence))
     full_a, full_b = (getattr(score(matrices, class_names), metric) for matrices in (first, second))
     return {
         "difference": full_a - full_b,
@@ -124,12 +124,12 @@ def _replicates(matrices: NDArray[np.float64], resamples: int, seed: int) -> tup
     """Score every resampled set; the scores need no more of a matrix than its diagonal and its two sums."""
     parts = np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(axis=2), matrices.sum(axis=1)
     columns = np.concatenate(parts, axis=1)
-    drawn = np.concatenate([weights @ columns for weights in _draws(len(matrices), resamples, seed)])
+    drawn = np.concatenate([weights @ columns for weights in draws(len(matrices), resamples, seed)])
     hits, truth, predicted = np.split(drawn, 3, axis=1)
     return summarise(hits, truth, predicted)
 
 
-def _draws(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def draws(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """Yield blocks of (replicates, images) weights: how often each image was drawn."""
     generator = np.random.default_rng(seed)
     block = max(1, _BLOCK_NUMBERS // images)
@@ -139,7 +139,7 @@ def _draws(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.float6
         yield np.bincount(chosen.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
 
 
-def _interval(replicates: NDArray[Any], tail_percent: float) -> tuple[float, float]:
+def percentile_interval(replicates: NDArray[Any], tail_percent: float) -> tuple[float, float]:
     """Return the percentile interval of the replicates that are defined."""
     low, high = np.nanpercentile(replicates, [tail_percent, 100.0 - tail_percent])
     return float(low), float(high)

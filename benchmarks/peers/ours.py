@@ -1,0 +1,124 @@
+"""This project beside its peers: its own command from photographs to a trained model, in variants of different length.
+
+Each variant starts from nothing but a workspace whose embedded Prefect server is set up: no manifest, features, samples or
+models. Its time is that of `hypercolumns train`, from the start of the process to its end. The masks are those that
+`hypercolumns predict` writes; that command, like every peer's prediction for the chart, is not on the clock.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.measuring import forget
+from benchmarks.peers.ledger import Ledger, begin, prediction_milliseconds
+from benchmarks.peers.scene import Scene
+from hypercolumns.allocator import keep_freed_memory
+from hypercolumns.backbones import build_backbone
+from hypercolumns.canvas import fit_image
+from hypercolumns.datasets.decoding import decode_image
+from hypercolumns.geometry import place
+from hypercolumns.heads import PixelConv
+from hypercolumns.prediction import segment
+from hypercolumns.sources import BackboneSource
+from tasks.classifiers import load_classifier, torch_dtype
+from tasks.predict import find_model
+
+__all__ = ["VARIANTS"]
+
+_ROOT = Path(__file__).parents[2]
+_CONFIG = _ROOT / "configs" / "camvid.yaml"
+_TEN_MINUTES = 600.0
+
+VARIANTS: dict[str, tuple[float, tuple[str, ...]]] = {
+    "sparse stage alone": (30, ("train.epochs=0", "store.views=[identity]")),
+    "3 dense epochs, no flips": (60, ("train.epochs=3", "store.views=[identity]")),
+    "5 dense epochs": (120, ("train.epochs=5",)),
+    "as configured": (300, ()),
+}
+"""What is changed in the configuration, and the least budget in seconds for which the variant is run."""
+
+_NOTHING_TO_SCORE = "dataset.limit_val=1"
+"""Peers do not read the val photographs to train either; one has to be there."""
+
+_MADE = ("stores", "samples", "models", "runs", "evaluations", "datasets", "manifests", "checkpoints")
+
+
+def _call(*arguments: str) -> dict[str, Any]:
+    """Run a command of ours and return its JSON, with the seconds of the whole process."""
+    command = [str(Path(sys.executable).with_name("hypercolumns")), *arguments, "--json"]
+    start = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=_ROOT)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {**result, "wall_seconds": time.perf_counter() - start}
+
+
+def _train(name: str, workspace: Path, scene: Scene, ledger: Ledger) -> None:
+    for made in _MADE:
+        shutil.rmtree(workspace / made, ignore_errors=True)
+    forget(scene.train_images[0].parents[2])
+    place_of_work = ("--workspace", str(workspace))
+    overrides = (_NOTHING_TO_SCORE, *VARIANTS[name][1])
+    trained = _call("train", str(_CONFIG), *overrides, *place_of_work)
+    ledger.note(**{f"timings, {name}": trained["timings"]})
+    if len(overrides) > 1:
+        again = _call("extract", str(_CONFIG), *overrides, *place_of_work)
+        rate = len(scene.train_images) / trained["timings"]["extract"]
+        ledger.note(extraction_images_a_second=rate, rerun_seconds=again["timings"]["extract"])
+    masks = workspace / "masks"
+    shutil.rmtree(masks, ignore_errors=True)
+    _call("predict", "latest", str(scene.val_images[0].parent), "--out", str(masks), *place_of_work)
+    ledger.mark(_masks(masks, scene), seconds=trained["wall_seconds"], name=name)
+
+
+def _masks(folder: Path, scene: Scene) -> Iterator[NDArray[np.uint8]]:
+    for path in scene.val_images:
+        with Image.open(folder / f"{path.stem}.png") as mask:
+            yield np.array(mask)
+
+
+def _predictor(workspace: Path) -> Callable[[Path], NDArray[np.uint8]]:
+    """Return a function from an image file to its mask, by the newest model: what `tasks.predict` does for every image."""
+    model, card = load_classifier(PixelConv, find_model(workspace, "latest"))
+    model.dtype = torch_dtype(card.head_precision)
+    backbone = build_backbone(card.backbone, card.canvas.size_hw, precision=card.precision)
+    current: list[NDArray[np.uint8]] = []
+    source = BackboneSource(backbone, lambda _: current[0], [layer.name for layer in card.layers])
+
+    def predict(path: Path) -> NDArray[np.uint8]:
+        image = decode_image(path)
+        current[:] = [fit_image(image, card.canvas, fill_rgb=card.backbone.mean_rgb)[0]]
+        return segment(model, source, 0, place((image.shape[0], image.shape[1]), card.canvas), flip=card.flip)
+
+    return predict
+
+
+def main() -> int:
+    """Train every variant that the budget allows, and time prediction by the last."""
+    keep_freed_memory()
+    ledger, scene, _ = begin(__doc__)
+    workspace = ledger.folder / "workspace"
+    tiny = ("dataset.shapes.images=4", "dataset.shapes.size=64", "store.canvas.size_hw=[64,64]", "store.views=[identity]")
+    set_up = _call("extract", *tiny, "--workspace", str(workspace))
+    ledger.note(set_up_seconds=set_up["wall_seconds"])
+    shortest = min(seconds for seconds, _ in VARIANTS.values())
+    for name, (seconds, _) in VARIANTS.items():
+        if seconds <= min(max(ledger.budget_seconds, shortest), _TEN_MINUTES):
+            _train(name, workspace, scene, ledger)
+    ledger.note(prediction_ms=prediction_milliseconds(_predictor(workspace), scene.val_images))
+    shutil.rmtree(workspace)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

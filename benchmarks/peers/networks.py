@@ -119,11 +119,11 @@ class Notebook(nn.Module):
 def _fcn(scene: Scene, ledger: Ledger) -> None:
     network = squeezenet1_1(weights=None)
     network.load_state_dict(torch.load(scene.weights, weights_only=True))
-    train_by_the_clock(Fcn(network.features), scene, ledger, Recipe(batch=4, rate=1e-3))
+    train_by_the_clock(Fcn(network.features), scene, ledger, Recipe(batch=4, rate=5e-4))
 
 
 def _unet(scene: Scene, ledger: Ledger) -> None:
-    train_by_the_clock(UNet(), scene, ledger, Recipe(batch=4, rate=1e-3))
+    train_by_the_clock(UNet(), scene, ledger, Recipe(batch=2, rate=1e-3))
 
 
 def _notebook(scene: Scene, ledger: Ledger) -> None:

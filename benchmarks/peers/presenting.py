@@ -81,7 +81,8 @@ def draw_chart(outcomes: Mapping[str, Outcome], labels: Mapping[str, str], path:
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.set_xlim(end_seconds / 80, end_seconds)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        if scored:
+            axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="svg", metadata={"Date": None})
 

@@ -15,6 +15,7 @@ from storage.core import StoreCore
 from storage.leases import Lease
 from storage.publish import PARTIAL_SUFFIX, ensure_folder, partial_path
 from storage.rows_index import RowsIndex
+from storage.tidying import tidy
 from storage.writing import ShardWriter
 from storage.zarr_metadata import roles
 
@@ -88,14 +89,11 @@ def clear_uncounted(core: StoreCore, layer: str, shard: int) -> None:
 
 
 def bury(core: StoreCore, dead: Sequence[Lease]) -> None:
-    """Remove dead leases with their partial files, those of records included: nobody else writes any under the lock."""
+    """Remove dead leases with all that those who held them left unfinished. The caller holds the lock."""
     if dead:
-        for path in core.layout.records.glob(f"*{PARTIAL_SUFFIX}"):
-            path.unlink(missing_ok=True)
+        tidy(core)
+    # The leases last: they are how the files are found.
     for lease in dead:
-        for layer in lease.layers:
-            for role in roles(core.dtype):
-                partial_path(core.layout.shard(layer, lease.shard, role), lease.name).unlink(missing_ok=True)
         core.leases.remove(lease)
 
 

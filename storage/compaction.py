@@ -19,6 +19,7 @@ from storage.layout import StoreLayout
 from storage.packing import Batch, pack
 from storage.rewriting import batch_bytes, rewrite
 from storage.superseded import discard_superseded, superseded_files
+from storage.tidying import tidy
 
 __all__ = ["Compaction", "compact_store"]
 
@@ -74,6 +75,7 @@ def compact_store(path: Path, *, rewrite_rows: bool) -> Compaction:
         with core.locked():
             # What a compaction that was killed after its last record left.
             core.derive()
+            tidy(core)
             bury(core, core.leases.live_and_dead()[1])
     live, _ = core.leases.live_and_dead()
     batches = pack(core.index, tuple(core.state.shapes), core.state.shard_images or 1, {lease.shard for lease in live})

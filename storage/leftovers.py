@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.allotment import set_aside
+from storage.allotment import bury, set_aside
 from storage.core import StoreCore
 from storage.leases import Lease
 from storage.publish import partial_path
@@ -58,8 +58,7 @@ def remove_leftovers(core: StoreCore, older_than_seconds: float) -> list[Leftove
         for leftover in found:
             leftover.path.unlink(missing_ok=True)
         # The leases last: they are how the files are found.
-        for lease in dead:
-            core.leases.remove(lease)
+        bury(core, dead)
     return found
 
 

@@ -14,6 +14,7 @@ from storage.core import StoreCore, store_key
 from storage.errors import FormatError, LayerMismatchError, VersionError
 from storage.records import NO_RECORD, Record
 from storage.shapes import checked_shape
+from storage.tidying import tidy
 from storage.versions import refuse_other_versions
 
 __all__ = ["mend"]
@@ -41,6 +42,7 @@ def mend(core: StoreCore) -> list[int]:
             core.append({"kind": "layers", "shapes": undeclared, "shard_images": shard_images})
         core.index.mark_all_dirty()
         core.derive()
+        tidy(core)
     return lost
 
 

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from cli.quantities import parse_bytes, parse_seconds, spell_bytes
+from hypercolumns.canvas import normalise
 from hypercolumns.errors import SpecError
 from storage.features import FeatureStore
 from tests.pipeline_factory import LAYERS, extract_only, tiny_spec
@@ -130,9 +131,11 @@ def test_verify_extracts_some_images_again_and_reports_the_drift(hypercolumns, f
 
 
 def test_verify_fails_where_a_map_is_not_what_the_backbone_gives(hypercolumns, finished, workspace, monkeypatch):
-    monkeypatch.setattr("tasks.drift._STEP", {"float16": -1.0})
+    # As if the maps had been stored from images that were a little brighter.
+    monkeypatch.setattr("hypercolumns.extraction.normalise", lambda images, mean, std: normalise(images, mean, std) + 0.1)
     said = hypercolumns("store", "verify", finished.config, "--workspace", workspace, "--against-backbone", 2)
     assert said.code == 1
+    assert "ulp), tolerance" in said.out
 
 
 def test_verify_names_a_store_of_another_version_and_goes_on(hypercolumns, finished, workspace):

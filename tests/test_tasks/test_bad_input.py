@@ -10,11 +10,11 @@ from PIL import Image
 
 from hypercolumns.errors import DatasetError, LayerNotFoundError, SamplingError, WeightsError
 from storage.errors import DiskSpaceError
-from storage.runs import create_run
 from tasks.jobs import Job
 from tasks.manifests import load_manifest
 from tasks.plan import check_plan, plan_extraction
 from tasks.prepare import prepare_dataset
+from tasks.record import begin_run
 from tests.factories import make_image, make_mask, make_scribbles, save_image, save_mask
 from tests.pipeline_factory import LAYERS, extract_only, run_tasks, tiny_spec
 
@@ -32,11 +32,10 @@ def spoil(data, *names):
 
 def test_a_truncated_image_stops_the_run_before_anything_is_computed_and_is_listed(data, workspace):
     spoil(data, "001", "004")
-    run_dir = create_run(workspace / "runs", "run", {})
-    job = Job(spec=tiny_spec(data), workspace=workspace, run_dir=run_dir)
+    job = begin_run(tiny_spec(data), workspace)
     with pytest.raises(DatasetError, match=r"2 files cannot be used: .*001\.png.*004\.png.*on_bad_image=skip"):
         prepare_dataset(job)
-    listed = json.loads((run_dir / "rejected.json").read_text(encoding="utf-8"))
+    listed = json.loads((job.run_dir / "rejected.json").read_text(encoding="utf-8"))
     assert [(entry["split"], entry["image_id"]) for entry in listed] == [("train", "train/001"), ("train", "train/004")]
     assert all(entry["reason"] for entry in listed)
     assert nothing_was_computed(workspace)

@@ -22,6 +22,7 @@ from storage.layout import FORMAT_VERSION, StoreLayout
 from storage.leases import LeaseBook
 from storage.occupancy import Occupancy
 from storage.publish import explained_disk_errors
+from storage.record_fields import check_fields
 from storage.records import REPAIR_HINT, RecordLog
 from storage.rows_index import RowsIndex
 from storage.zarr_metadata import write_derived
@@ -122,9 +123,17 @@ class StoreCore:
         return state
 
     def append(self, body: Mapping[str, Any]) -> None:
-        """Append a record, durable when this returns, and have index and derived files follow. The caller holds the lock."""
+        """Append a record, durable when this returns, and have index and derived files follow. The caller holds the lock.
+
+        Raises:
+            FormatError: no reader would take such a record; nothing was written.
+        """
         while True:
             state = self.index.refresh()
+            try:
+                check_fields(body, state)
+            except ValueError as error:
+                raise FormatError(f"expected a record that can be read again, got {body!r:.200} ({error})") from error
             try:
                 self.log.append(body, state.number, state.link)
             except AlreadyPublishedError:

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from storage.errors import FormatError
-from storage.records import NO_RECORD, Record
+from storage.record_fields import check_fields
+from storage.records import NO_RECORD, REPAIR_HINT, Record
 from storage.shards import ShardFileSummary, checksum
 
 __all__ = [
@@ -48,6 +49,8 @@ COMMIT;
 """
 
 Shape = tuple[int, int, int]
+_WIDEST_GAP = 1 << 16
+"""How many shards may be given up between two that are committed; each is a line of its own."""
 
 
 class DamagedIndexError(Exception):
@@ -143,13 +146,16 @@ def apply_record(connection: sqlite3.Connection, record: Record, state: StoreSta
     """
     state = replace(state, number=record.number, link=record.link)
     try:
+        check_fields(record.body, state)
         return _APPLY[record.kind](connection, record, state)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"record {record.number}: expected a record this program wrote, got {record.body!r:.200}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise FormatError(
+            f"record {record.number}: expected a record this program wrote, got {record.body!r:.200} ({error}); {REPAIR_HINT}"
+        ) from error
 
 
 def _apply_create(_: sqlite3.Connection, record: Record, state: StoreState) -> StoreState:
-    return replace(state, create=dict(record.body), shard_images=record.body["shard_images"])
+    return state if state.create else replace(state, create=dict(record.body), shard_images=record.body["shard_images"])
 
 
 def _apply_layers(_: sqlite3.Connection, record: Record, state: StoreState) -> StoreState:
@@ -161,6 +167,12 @@ def _apply_commit(connection: sqlite3.Connection, record: Record, state: StoreSt
     shard, slots = int(record.body["shard"]), [int(slot) for slot in record.body["slots"]]
     keys = [str(key) for key in record.body["row_keys"]]
     last = connection.execute("SELECT max(shard) FROM rows").fetchone()[0]
+    if shard > (last or 0) + _WIDEST_GAP:
+        raise ValueError(f"shard: expected at most {_WIDEST_GAP} beyond the last, {last}, got {shard}")
+    told = dict(zip(slots, keys, strict=True))
+    for slot, key in connection.execute("SELECT slot, key FROM rows WHERE shard = ?", (shard,)):
+        if told.get(slot, key) != key:
+            raise ValueError(f"row_keys: slot {slot} of shard {shard} belongs to {key!r}, got {told[slot]!r:.200}")
     connection.executemany("INSERT INTO holes VALUES (?)", [(hole,) for hole in range(-1 if last is None else last, shard)][1:])
     connection.execute("DELETE FROM holes WHERE shard = ?", (shard,))
     lines = [(key, shard, slot, line_checksum(key, shard, slot)) for key, slot in zip(keys, slots, strict=True)]

@@ -17,6 +17,7 @@ __all__ = [
     "FORMAT_VERSION",
     "JOURNAL",
     "ROW_KEYS",
+    "ROW_KEY_BYTES",
     "SCALE_OFFSET_SUFFIX",
     "VALID",
     "StoreLayout",
@@ -29,6 +30,8 @@ FORMAT_VERSION = 1
 JOURNAL = "journal"
 VALID = "valid"
 ROW_KEYS = "row_keys"
+ROW_KEY_BYTES = 192
+"""The longest row key, in UTF-8; the width of the `row_keys` array."""
 SCALE_OFFSET_SUFFIX = ".scale_offset"
 _RESERVED = frozenset({JOURNAL, VALID, ROW_KEYS, "zarr.json"})
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,95}")

@@ -7,7 +7,9 @@ only who may write; what counts is decided by records.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import socket
 import uuid
 from collections.abc import Callable
@@ -21,6 +23,8 @@ from storage.errors import FormatError, LeaseLostError
 from storage.publish import ensure_folder, explained_disk_errors, partial_path
 
 __all__ = ["Lease", "LeaseBook", "Owner"]
+
+_NAME = re.compile(r"[0-9A-Za-z]{1,64}")
 
 
 @cache
@@ -104,10 +108,10 @@ class Lease:
         """Read the JSON form.
 
         Raises:
-            FormatError: a field is missing or of another type.
+            FormatError: a field is missing, of another type, or a name that leads elsewhere.
         """
         try:
-            return cls(
+            lease = cls(
                 int(value["shard"]),
                 tuple(map(str, value["layers"])),
                 tuple(map(int, value["slots"])),
@@ -116,7 +120,12 @@ class Lease:
                 Owner(**value["owner"]),
                 str(value["name"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+            # The name becomes a file's and the process number a folder's in /proc; a time that is no number never comes.
+            owner = isinstance(lease.owner.machine, str) and type(lease.owner.pid) is int and lease.owner.pid > 0
+            if not (owner and math.isfinite(lease.expires) and lease.shard >= 0 and _NAME.fullmatch(lease.name)):
+                raise ValueError("a field is out of range")
+            return lease
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise FormatError(f"expected a lease, got {value!r:.200}") from error
 
 

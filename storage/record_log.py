@@ -94,7 +94,7 @@ def read_entries(path: Path) -> tuple[list[LogEntry], int]:
     previous = ""
     for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         entry = _parsed(line, number, path)
-        if entry.sequence != number - 1 or json.loads(line)["previous"] != previous:
+        if entry.sequence != number - 1 or json.loads(line).get("previous") != previous:
             raise FormatError(f"{path}: line {number} does not follow line {number - 1}: a line was lost, repeated or moved")
         entries.append(entry)
         previous = entry.digest
@@ -135,9 +135,9 @@ def _typed(entry: LogEntry) -> LogEntry:
     """Refuse a line that is spelled correctly, digest and all, and holds values of other types than ours."""
     host, process = entry.process
     texts = isinstance(entry.kind, str) and isinstance(host, str)
-    if not (texts and isinstance(entry.sequence, int) and isinstance(entry.data, dict)):
+    if not (texts and type(entry.sequence) is int and isinstance(entry.data, dict) and entry.time.tzinfo is not None):
         raise ValueError("a field of it is of another type than ours")
-    if not (isinstance(process, int) and 0 < process < 2**31):
+    if not (type(process) is int and 0 < process < 2**31):
         raise ValueError(f"{process!r} is no process id")
     return entry
 

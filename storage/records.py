@@ -97,6 +97,8 @@ class RecordLog:
             data = path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise FormatError(f"{path}: expected a record, got {error.strerror or error}; {REPAIR_HINT}") from error
         tail = data[_HEAD_BYTES:]
         sha256 = data[len(_HEAD) : len(_HEAD) + 64].decode("latin-1")
         if data[:_HEAD_BYTES] != _head(sha256) or hashlib.sha256(tail).hexdigest() != sha256:
@@ -153,10 +155,14 @@ def _head(sha256: str) -> bytes:
     return _HEAD + sha256.encode("utf-8", "replace") + b'",'
 
 
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
 def _parsed(path: Path, data: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(data)
-    except ValueError as error:
+        value = json.loads(data, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: expected a record, got bytes that do not parse; {REPAIR_HINT}") from error
     if not isinstance(value, dict):
         raise FormatError(f"{path}: expected a record, got {type(value).__name__}; {REPAIR_HINT}")

@@ -75,7 +75,14 @@ class SampleSet:
     @cached_property
     def image_row(self) -> np.ndarray:
         """Position in `image_keys` of each sample's image, (M,) int32."""
-        return self._checked_array("image_row")
+        rows = self._checked_array("image_row")
+        images = len(self._file["image_keys"])
+        if rows.size and not (int(rows.min()) >= 0 and int(rows.max()) < images):
+            raise FormatError(
+                f"{self.path}: expected image rows from 0 to {images - 1}, got {rows.min()} to {rows.max()}. "
+                "Remedy: delete the file and sample again"
+            )
+        return rows
 
     @cached_property
     def points_xy(self) -> np.ndarray:

@@ -224,5 +224,5 @@ def _derived_arrays(layout: StoreLayout, truth: RowsIndex) -> Iterator[Finding]:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None

@@ -16,7 +16,7 @@ import numpy as np
 from storage.canonical import KEY_DIGITS
 from storage.encoding import stored_dtype
 from storage.index_lines import StoreState
-from storage.layout import FORMAT_NAME, FORMAT_VERSION, JOURNAL, ROW_KEYS, VALID, StoreLayout, array_name
+from storage.layout import FORMAT_NAME, FORMAT_VERSION, JOURNAL, ROW_KEY_BYTES, ROW_KEYS, VALID, StoreLayout, array_name
 from storage.publish import ensure_folder, flush_file, flush_folder, partial_path
 from storage.rows_index import RowsIndex
 
@@ -32,8 +32,6 @@ __all__ = [
     "write_derived",
 ]
 
-ROW_KEY_BYTES = 192
-"""The longest row key, in UTF-8; the width of the `row_keys` array."""
 _BLOCK_ROWS = 1024
 _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 _FILL = {"float16": "NaN", "float32": "NaN", "bfloat16": 0x7FC0, "uint8": 0}

@@ -502,8 +502,13 @@ def test_more_files_than_may_be_open_are_read_in_turn(root, monkeypatch):
 
 def test_a_record_with_a_right_digest_and_wrong_fields_is_refused(root):
     store = work.opened(root)
-    with pytest.raises(FormatError, match="expected a record this program wrote"), store.core.locked():
-        store.core.append({"kind": "commit", "shard": "x", "slots": [], "row_keys": [], "layers": {}})
+    wrong = {"kind": "commit", "shard": "x", "slots": [], "row_keys": [], "layers": {}}
+    with pytest.raises(FormatError, match=r"shard: expected a number from 0, got 'x'"), store.core.locked():
+        store.core.append(wrong)
+    assert store.verify() == []
+    store.core.log.append(wrong, store.core.state.number, store.core.state.link)
+    with pytest.raises(FormatError, match="expected a record this program wrote"):
+        store.refresh()
     with pytest.raises(FormatError, match="record 6"):
         work.opened(root)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from storage.errors import AlreadyPublishedError, StorageError
 from storage.publish import ensure_folder, explained_disk_errors, partial_path
+from storage.unfinished import held, remove_abandoned
 
 __all__ = ["checked_name", "publishing_folder"]
 
@@ -45,12 +46,13 @@ def publishing_folder(path: Path) -> Iterator[Path]:
     try:
         with explained_disk_errors(path):
             ensure_folder(path.parent)
-            partial.mkdir()
-            yield partial
-            for file in sorted(partial.iterdir()):
-                _flush(file)
-            _flush(partial)
-            _rename(partial, path)
+            remove_abandoned(path)
+            with held(partial, partial.mkdir):
+                yield partial
+                for file in sorted(partial.iterdir()):
+                    _flush(file)
+                _flush(partial)
+                _rename(partial, path)
             _flush(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

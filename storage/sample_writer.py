@@ -7,6 +7,7 @@ fallocate(2), which fails cleanly, before HDF5 writes it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from storage.canonical import canonical_bytes, digest
 from storage.errors import AlreadyPublishedError, NonFiniteError, StorageError
 from storage.publish import ensure_folder, explained_disk_errors, partial_path, publish_partial
 from storage.sample_format import COLUMN_TYPES, DATASETS, FEATURE_TYPES, FORMAT, FORMAT_VERSION, chunk_rows
+from storage.unfinished import held, remove_abandoned
 
 __all__ = ["SampleSetWriter"]
 
@@ -63,6 +65,7 @@ class SampleSetWriter:
         self._checksums = {name: hashlib.sha256() for name in self._types}
         self._partial = partial_path(self.path)
         self._file: h5py.File | None = None
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> SampleSetWriter:
         """Create the partial file.
@@ -76,12 +79,14 @@ class SampleSetWriter:
         try:
             with explained_disk_errors(self.path):
                 ensure_folder(self.path.parent)
-                with self._partial.open("xb") as file:
-                    file.write(self._skeleton())
+                remove_abandoned(self.path)
+                self._held.enter_context(held(self._partial, lambda: self._partial.open("xb").close()))
+                self._partial.write_bytes(self._skeleton())
                 self._reserve(0)
             self._file = h5py.File(self._partial, "r+", libver="v110", locking=False)
         except BaseException:
             self._partial.unlink(missing_ok=True)
+            self._held.close()
             raise
         return self
 
@@ -133,6 +138,7 @@ class SampleSetWriter:
         finally:
             self._opened.close()
             self._partial.unlink(missing_ok=True)
+            self._held.close()
 
     @property
     def _opened(self) -> h5py.File:
@@ -184,7 +190,8 @@ class SampleSetWriter:
             needed += chunks * (chunk_rows(row_bytes) * row_bytes + 32)
         descriptor = os.open(self._partial, os.O_WRONLY)
         try:
-            os.posix_fallocate(descriptor, 0, needed)
+            with explained_disk_errors(self.path, needed):
+                os.posix_fallocate(descriptor, 0, needed)
         finally:
             os.close(descriptor)
 

@@ -204,3 +204,10 @@ def test_a_saver_killed_at_any_line_leaves_the_whole_model_or_none(killed_everyw
         np.testing.assert_array_equal(tensors["weight"], np.arange(6.0).reshape(2, 3))
         assert description == {"classes": ["a"]}
     assert states == {True, False}
+
+
+def test_what_a_dead_writer_left_of_a_model_is_removed_by_the_next_one(tmp_path):
+    (tmp_path / "k.0123456789ab.partial").mkdir()
+    (tmp_path / "k.0123456789ab.partial" / "model.safetensors").write_bytes(b"half")
+    save_model(tmp_path, "k", TENSORS, DESCRIPTION)
+    assert [path.name for path in tmp_path.iterdir()] == ["k"]

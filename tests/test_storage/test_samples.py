@@ -396,3 +396,17 @@ print("alive")
     assert "the disk is full" in run.stdout
     assert "[]" in run.stdout
     assert run.stdout.endswith("alive\n")
+
+
+def test_what_a_dead_writer_left_is_removed_by_the_next_one_and_a_living_one_is_left_alone(tmp_path):
+    file = tmp_path / "set.h5"
+    (tmp_path / "set.h5.0123456789ab.partial").write_bytes(b"half a sample set")
+    (tmp_path / "other.h5.0123456789ab.partial").write_bytes(b"not ours")
+    first = SampleSetWriter(file, SPEC, KEYS, DIMS).__enter__()
+    assert len(list(tmp_path.glob("set.h5.*.partial"))) == 1
+    write(file, batch(10))
+    assert len(list(tmp_path.glob("set.h5.*.partial"))) == 1, "the first one still writes"
+    first.append(*batch(10))
+    with pytest.raises(AlreadyPublishedError):
+        first.__exit__(None, None, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.h5.0123456789ab.partial", "set.h5"]

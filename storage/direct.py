@@ -20,6 +20,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 __all__ = ["BLOCK_BYTES", "BlockPool", "BlockReader", "BlockWriter", "is_cached"]
 
 BLOCK_BYTES = 4096
@@ -212,13 +214,13 @@ class BlockReader:
 
 
 def is_cached(mapped: mmap.mmap) -> bool:
-    """Tell whether the page cache holds all of a mapped file (mapped so that it may be written to, privately or not)."""
+    """Tell whether the page cache holds all of a mapped file."""
     try:
         mincore = ctypes.CDLL(None, use_errno=True).mincore
     except (AttributeError, OSError):
         return False
     pages = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
-    address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+    address = np.frombuffer(mapped, np.uint8).ctypes.data
     if mincore(ctypes.c_void_p(address), ctypes.c_size_t(len(mapped)), pages) != 0:
         return False
     return all(page & 1 for page in bytes(pages))

@@ -134,7 +134,7 @@ class ShardFileWriter:
         index_crc32c = checksum(index)
         self._write(index)
         self._write(index_crc32c.to_bytes(CHECKSUM_BYTES, "little"))
-        with explained_disk_errors(self.partial):
+        with explained_disk_errors(self.partial, self._file.size):
             self._file.finish()
         return ShardFileSummary(self._file.size, index_crc32c, tuple(self._rows_crc32c))
 
@@ -199,7 +199,7 @@ class ShardFile:
         self._check_size()
         self._map: mmap.mmap | None = None
         self._index = self._read_index(slot_count, summary.index_crc32c)
-        self._keep_cached = keep_cached or is_cached(self._mapped())
+        self._keep_cached = keep_cached or self._lies_in_cache()
 
     def payload(self, slot: int, crc32c: int | None = None) -> Array:
         """Return the stored bytes of a row, copied, as uint8; checked if a checksum is given.
@@ -253,6 +253,11 @@ class ShardFile:
         data = np.empty(length + CHECKSUM_BYTES, np.uint8)
         self._read_into(data.data, offset)
         return checksum(data[:-CHECKSUM_BYTES]) == crc32c == int.from_bytes(data[-CHECKSUM_BYTES:].tobytes(), "little")
+
+    def _lies_in_cache(self) -> bool:
+        # Mapped for the question alone: 256 files kept mapped would be gigabytes against a limit on memory.
+        with mmap.mmap(self._descriptor, self._size, access=mmap.ACCESS_READ) as mapped:
+            return is_cached(mapped)
 
     def _mapped(self) -> mmap.mmap:
         if self._map is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import resource
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
@@ -122,7 +123,18 @@ def open_source(job: Job, manifest: Manifest, split: str, *, passes: int) -> Sto
 
 def stays_cached(count: int, passes: int) -> bool:
     """Tell whether maps of `count` bytes that are read `passes` times are to be left in the page cache."""
-    return passes > _FEW_PASSES and count < psutil.virtual_memory().available * _CACHE_SHARE
+    return passes > _FEW_PASSES and count < _available_memory() * _CACHE_SHARE
+
+
+def _available_memory() -> int:
+    """Return the bytes that may be taken: of the machine's, and of this process's own limits, in which mapped files count."""
+    used = psutil.Process().memory_info()
+    available = [int(psutil.virtual_memory().available)]
+    for limit, taken in ((resource.RLIMIT_AS, used.vms), (resource.RLIMIT_DATA, getattr(used, "data", used.vms))):
+        most = resource.getrlimit(limit)[0]
+        if most != resource.RLIM_INFINITY:
+            available.append(max(0, most - taken))
+    return min(available)
 
 
 class StoreSource:

@@ -1,10 +1,14 @@
 """The store as a map source: what it hands out is what the backbone computes, but for the store's rounding."""
 
+import resource
+
+import psutil
 import pytest
 import torch
 
 from hypercolumns.columns import Frame
 from hypercolumns.sources import BackboneSource
+from tasks import stores
 from tasks.manifests import load_manifest
 from tasks.stores import canvas_loader, experiment_backbone, open_source
 from tests.pipeline_factory import run_tasks, tiny_spec
@@ -31,3 +35,13 @@ def test_maps_and_columns_of_the_store_equal_those_of_the_backbone_within_its_ty
     assert columns.shape == wanted.shape == (50, sum(layer.channels for layer in backbone.layers))
     assert float((columns - wanted).abs().max()) <= _TOLERANCE[dtype] * float(wanted.abs().max())
     assert not torch.equal(stored.maps([items[0]])[0], stored.maps([items[2]])[0]), "the two views must differ"
+
+
+def test_maps_larger_than_what_a_limit_on_memory_leaves_are_read_past_the_cache(monkeypatch):
+    unlimited = stores._available_memory()
+    real = resource.getrlimit
+    taken = psutil.Process().memory_info().data
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda limit: (taken + 5000, -1) if limit == resource.RLIMIT_DATA else real(limit)
+    )
+    assert stores._available_memory() <= 5000 < unlimited

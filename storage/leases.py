@@ -208,10 +208,10 @@ class LeaseBook:
     def _write(self, lease: Lease) -> None:
         # Not flushed to the disk: after a power loss no writer is left that could hold a lease.
         path = self._path(lease.name)
-        partial = partial_path(path)
+        partial, data = partial_path(path), canonical_bytes(asdict(lease))
         try:
-            with explained_disk_errors(path):
-                partial.write_bytes(canonical_bytes(asdict(lease)))
+            with explained_disk_errors(path, len(data)):
+                partial.write_bytes(data)
                 partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

@@ -93,8 +93,13 @@ def publish_durable(partial: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path, owner: str | None = None) -> Iterator[BinaryIO]:
+def writing(path: Path, owner: str | None = None, needed: int | None = None) -> Iterator[BinaryIO]:
     """Open a partial file for writing; publish it when the block ends, remove it when the block raises.
+
+    Args:
+        path: final name of the file.
+        owner: keeps two writers apart.
+        needed: how many bytes are going to be written, where that is known: for the error of a full disk.
 
     Raises:
         AlreadyPublishedError: the name is taken.
@@ -102,7 +107,7 @@ def writing(path: Path, owner: str | None = None) -> Iterator[BinaryIO]:
     """
     partial = partial_path(path, owner)
     try:
-        with explained_disk_errors(path):
+        with explained_disk_errors(path, needed):
             ensure_folder(path.parent)
             with partial.open("xb") as file:
                 yield file
@@ -118,7 +123,7 @@ def publish_bytes(path: Path, data: bytes) -> None:
         AlreadyPublishedError: the name is taken.
         DiskSpaceError: the disk is full.
     """
-    with writing(path) as file:
+    with writing(path, needed=len(data)) as file:
         file.write(data)
 
 
@@ -126,7 +131,7 @@ def replace_bytes(path: Path, data: bytes) -> None:
     """Replace a small *derived* file atomically (pointers, indexes). Readers see the old bytes or the new ones."""
     partial = partial_path(path)
     try:
-        with explained_disk_errors(path):
+        with explained_disk_errors(path, len(data)):
             ensure_folder(path.parent)
             with partial.open("xb") as file:
                 file.write(data)

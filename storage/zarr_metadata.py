@@ -17,7 +17,7 @@ from storage.canonical import KEY_DIGITS
 from storage.encoding import stored_dtype
 from storage.index_lines import StoreState
 from storage.layout import FORMAT_NAME, FORMAT_VERSION, JOURNAL, ROW_KEY_BYTES, ROW_KEYS, VALID, StoreLayout, array_name
-from storage.publish import ensure_folder, flush_file, flush_folder, partial_path
+from storage.publish import ensure_folder, explained_disk_errors, flush_file, flush_folder, partial_path
 from storage.rows_index import RowsIndex
 
 __all__ = [
@@ -194,10 +194,11 @@ def _replace(path: Path, data: bytes) -> None:
     """Replace a derived file whole, if it differs."""
     if path.exists() and path.read_bytes() == data:
         return
-    ensure_folder(path.parent)
     partial = partial_path(path)
     try:
-        partial.write_bytes(data)
-        partial.replace(path)
+        with explained_disk_errors(path, len(data)):
+            ensure_folder(path.parent)
+            partial.write_bytes(data)
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

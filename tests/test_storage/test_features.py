@@ -412,3 +412,38 @@ def test_reading_past_the_page_cache_gives_the_same_maps_and_cells(tmp_path, dty
         np.testing.assert_array_equal(past.read(layer, rows[:1]), cached.read(layer, rows[:1]))
     for _ in range(2):  # the second time the row is verified, and only the cells are read
         np.testing.assert_array_equal(past.read_cells(A, rows[3], [0, 7, 19]), cached.read_cells(A, rows[3], [0, 7, 19]))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16", "uint8"])
+def test_the_bytes_a_row_is_said_to_take_are_those_on_the_disk(tmp_path, dtype):
+    store = work.opened(tmp_path, dtype=dtype, shard_images=64)
+    work.extract(store, work.keys_of(0, 64))
+    for layer in work.LAYERS:
+        folders = [store.array_path(layer), store.array_path(layer).with_name(store.array_path(layer).name + ".scale_offset")]
+        files = [path for folder in folders for path in folder.glob("c.*")]
+        assert sum(path.stat().st_size for path in files) == store.bytes_of(layer, 64)
+
+
+def test_a_reader_that_passes_the_cache_by_keeps_no_file_mapped(tmp_path):
+    store = work.opened(tmp_path)
+    work.extract(store, work.keys_of(0, 8))
+    reader = store.reader(work.LAYERS, keep_cached=False)
+    for layer in work.LAYERS:
+        reader.read(layer, range(8))
+    mapped = Path("/proc/self/maps").read_text()
+    assert not [line for line in mapped.splitlines() if str(store.path) in line and ".sqlite" not in line]
+
+
+def test_a_lease_that_does_not_fit_on_the_disk_is_a_full_disk_and_leaves_nothing(tmp_path, monkeypatch):
+    store = work.opened(tmp_path)
+    replace = Path.replace
+
+    def full(path, target):
+        if "leases" in str(target):
+            raise OSError(28, "No space left on device")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(DiskSpaceError, match=r"MB were to be written.*free.*it resumes"):
+        store.claim(work.keys_of(0, 4), work.LAYERS)
+    assert list((store.path / "journal" / "leases").iterdir()) == []

@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -197,3 +199,16 @@ print((disk / "file").stat().st_size)
     assert "the disk is full" in run.stdout
     assert "['ballast']" in run.stdout
     assert run.stdout.endswith("100000\n")
+
+
+def test_a_limit_on_the_size_of_files_is_said_to_be_one(tmp_path):
+    program = (
+        "import resource, signal, sys; from pathlib import Path; from storage.publish import publish_bytes\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, -1))\n"
+        "publish_bytes(Path(sys.argv[1]), bytes(3_000_000))"
+    )
+    run = subprocess.run([sys.executable, "-c", program, tmp_path / "file"], capture_output=True, text=True, check=False)
+    assert "DiskSpaceError" in run.stderr
+    assert "no file may be larger than 1 MB here (3 MB were to be written" in run.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -25,11 +25,12 @@ from chaos.watching import look_at_store, watched
 from hypercolumns.specs import ExperimentSpec
 from storage.errors import LeaseLostError
 from storage.features import FeatureStore
+from storage.records import NO_RECORD, RecordLog
 from tasks.jobs import Job
 from tasks.manifests import load_manifest
 from tasks.work import wanted_work
 
-__all__ = ["campaign"]
+__all__ = ["campaign", "judged", "reference"]
 
 _CASES = {2: 14, 4: 10, 8: 6}
 _SILENT_CASES = 16
@@ -44,7 +45,7 @@ def campaign(scale: float, seed: int) -> list[Row]:
     with scratch("crowd") as folder:
         everything = tiny_spec(write_images(folder / "all", range(_IMAGES), _IMAGES // 2))
         prepare_process(everything)
-        prints, keys, layers = answer(lambda: _reference(folder / "reference", everything))
+        prints, keys, layers = answer(lambda: reference(folder / "reference", everything))
         for processes, cases in _CASES.items():
             for killed in (False, True):
                 run = partial(_shared, folder, prints, keys, layers, processes, killed, seed)
@@ -58,10 +59,16 @@ def campaign(scale: float, seed: int) -> list[Row]:
 def _told(fault: str, answers: Sequence[dict[str, Any]]) -> Row:
     twice = max(answer["figures"]["twice"] for answer in answers)
     passes = sum(answer["figures"].get("passes", 0) for answer in answers)
-    return tallied(fault, answers, f"{twice:.0f} images computed twice", **{"reader passes": passes})
+    return tallied(
+        fault,
+        answers,
+        f"{twice:.0f} images computed twice",
+        **{"reader passes": passes, "killed": sum(answer["figures"].get("killed", 0) for answer in answers)},
+    )
 
 
-def _reference(workspace: Path, spec: ExperimentSpec) -> tuple[Prints, Sequence[str], list[str]]:
+def reference(workspace: Path, spec: ExperimentSpec) -> tuple[Prints, Sequence[str], list[str]]:
+    """Extract undisturbed; return what each row's bytes are, all row keys, and the layers."""
     prepared, extracted = extract(spec, workspace)
     work = wanted_work(Job(spec=spec, workspace=workspace), load_manifest(prepared.path))
     layers = list(extracted.cache)
@@ -94,11 +101,12 @@ def _shared(
     wanted = {key for ending in endings if ending.value for key in ending.value["wanted"]}
     done = Counter(key for ending in endings if ending.value for key in ending.value["computed"])
     twice = sum(count - 1 for count in done.values())
-    wrong += answer(lambda: _judged(workspace, prints, layers, sorted(wanted)))
+    wrong += answer(lambda: judged(workspace, prints, layers, sorted(wanted)))
     if twice:
         wrong.append(f"{twice} images were computed twice though nobody lost a lease")
     shutil.rmtree(root)
-    figures = {"twice": float(twice), "passes": seen.passes}
+    died = sum(bool(ending.signal) for ending in endings)
+    figures = {"twice": float(twice), "passes": seen.passes, "killed": float(died)}
     return asdict(Case(f"case {case} of seed {seed}, {processes} processes", None, not wrong, wrong, figures))
 
 
@@ -130,7 +138,8 @@ def _noted(committed: list[str]) -> None:
     ShardWriter.commit = commit  # type: ignore[method-assign]
 
 
-def _judged(workspace: Path, prints: Prints, layers: Sequence[str], wanted: Sequence[str]) -> list[str]:
+def judged(workspace: Path, prints: Prints, layers: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Say what is wrong with a workspace's store: rows that are not there or not right, rows committed twice, findings."""
     path = store_of(workspace)
     if path is None:
         return ["there is no store"]
@@ -138,6 +147,10 @@ def _judged(workspace: Path, prints: Prints, layers: Sequence[str], wanted: Sequ
     found = fingerprints(store, wanted, layers)
     wrong = [f"{layer} of {key[:8]} is not there" for layer in layers for key in wanted if f"{layer} {key}" not in found]
     wrong += [f"{name} has other bytes" for name, value in found.items() if prints[name] != value]
+    log = RecordLog(path / "journal" / "records")
+    bodies = [record.body for record in log.follow(0, NO_RECORD) if record.kind == "commit"]
+    committed = Counter((layer, key) for body in bodies for layer in body["layers"] for key in body["row_keys"])
+    wrong += [f"{layer} of {key[:8]} was committed twice" for (layer, key), count in committed.items() if count > 1]
     return wrong + [f"verify found {f.kind}: {f.what} ({f.path})" for f in store.verify()]
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 __all__ = ["Child", "ChildError", "Ending", "answer", "cores", "in_parallel", "start"]
 
 _LONGEST_SECONDS = 180.0
@@ -99,6 +101,8 @@ def start(work: Callable[[], Any], *, quiet: bool = True) -> Child:
     status = 1
     try:
         os.close(reading)
+        # Torch makes its thread pool anew after a fork, and not safely if several threads come to that at once.
+        torch.set_num_threads(1)
         if quiet:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         _send(writing, _told(work))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks.outcome import Check, write_results
-from chaos import crowds, damage, kills, power
+from chaos import crowds, damage, kills, memory, planning, power, small_disks
 from chaos.outcome import Row, print_table
 
 __all__ = ["CAMPAIGNS", "main"]
@@ -18,6 +18,9 @@ CAMPAIGNS: dict[str, Callable[[float, int], list[Row]]] = {
     "power": power.campaign,
     "damage": damage.campaign,
     "crowd": crowds.campaign,
+    "disk": small_disks.campaign,
+    "plan": planning.campaign,
+    "memory": memory.campaign,
 }
 """Each takes a scale (1 is the full size) and a seed."""
 

@@ -139,8 +139,13 @@ class FolderCheckpoints:
         self._folder = folder
 
     def save(self, epoch: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-        """Keep the state after an epoch."""
-        save_checkpoint(self._folder, epoch, {name: value.detach().cpu().numpy() for name, value in tensors.items()}, state)
+        """Keep the state after an epoch.
+
+        If another process trains the same, whoever comes first keeps its state (the same but for the seconds an epoch took), and
+        whoever ends first removes the folder: neither is a reason for this one to stop.
+        """
+        with contextlib.suppress(AlreadyPublishedError, FileNotFoundError):
+            save_checkpoint(self._folder, epoch, {name: value.detach().cpu().numpy() for name, value in tensors.items()}, state)
 
     def latest(self) -> tuple[int, dict[str, torch.Tensor], dict[str, Any]] | None:
         """Return the newest state that is whole, or None."""

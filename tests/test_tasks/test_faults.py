@@ -5,10 +5,12 @@ import subprocess
 import time
 
 import pytest
+import torch
 
 from storage.errors import DamagedError, NonFiniteError
 from storage.features import FeatureStore
 from storage.models import load_model
+from tasks.classifiers import FolderCheckpoints
 from tasks.jobs import Job
 from tasks.manifests import load_manifest
 from tasks.prepare import prepare_dataset
@@ -80,6 +82,16 @@ def test_training_killed_after_an_epoch_resumes_to_bit_identical_weights(data, w
     assert losses[0] == losses[1]
     assert len(losses[0]) == 40
     assert not checkpoints.exists(), "checkpoints of a finished training are of no use"
+
+
+def test_two_processes_that_train_the_same_do_not_stop_each_other(tmp_path):
+    weights = {"w": torch.ones(3)}
+    ours, theirs = FolderCheckpoints(tmp_path / "run"), FolderCheckpoints(tmp_path / "run")
+    theirs.save(1, weights, {"seconds": 0.1})
+    ours.save(1, weights, {"seconds": 0.2})
+    assert ours.latest()[2] == {"seconds": 0.1}, "whoever came first"
+    ours.save(2, weights, {"seconds": 0.3})
+    assert theirs.latest()[0] == 2
 
 
 @pytest.mark.slow

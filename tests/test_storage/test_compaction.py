@@ -310,7 +310,7 @@ def test_a_lost_record_of_a_compaction_gives_the_old_rows_back(tmp_path):
     assert {finding.kind for finding in store.verify()} <= {"orphan"}
 
 
-@pytest.mark.parametrize(("stride", "offset"), [(211, 13)])
+@pytest.mark.parametrize(("stride", "offset"), [(211, 13), pytest.param(29, 7, marks=pytest.mark.slow)])
 def test_a_compaction_killed_anywhere_loses_nothing_and_the_next_one_finishes(tmp_path, stride, offset):
     path = nightly(tmp_path / "finished")
     before = layer_bytes(FeatureStore.open(path))

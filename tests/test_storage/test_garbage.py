@@ -318,3 +318,36 @@ def test_runs_and_lookers_never_lose_what_they_use_to_sweepers(tmp_path):
     counts = [int(process.communicate(timeout=100)[0]) for process in processes]
     assert [process.returncode for process in processes] == [0] * len(roles)
     assert all(count > 1 for count in counts), dict(zip(roles, counts, strict=True))
+
+
+def test_a_store_where_nothing_may_be_written_can_be_read_and_is_not_taken_away(workspace, monkeypatch):
+    path = store_of(workspace)
+    layout = FeatureStore.open(path).core.layout
+    layout.occupancy.unlink()
+    real = os.open
+
+    def refuse(name, flags, *mode):
+        if Path(name) == layout.occupancy and flags & os.O_CREAT:
+            raise OSError(30, "Read-only file system")
+        return real(name, flags, *mode)
+
+    monkeypatch.setattr("storage.occupancy.os.open", refuse)
+    store = FeatureStore.open(path)
+    assert store.reader([A]).read(A, [0]).shape == (1, *work.SHAPES[A])
+    store.core.leave()
+    assert [item.kind for item in sweep(workspace, DAY, remove=True).kept] == ["store"]
+    assert path.exists()
+
+
+def test_an_unfinished_file_that_is_published_while_we_look_is_passed_over(workspace, monkeypatch):
+    (workspace.samples / "x.h5.abc.partial").write_bytes(b"1")
+    make_old(workspace.root)
+    lstat = Path.lstat
+
+    def published(path):
+        if path.suffix == ".partial":
+            raise FileNotFoundError(path)
+        return lstat(path)
+
+    monkeypatch.setattr("pathlib.Path.lstat", published)
+    assert "unfinished" not in kinds(sweep(workspace, DAY, remove=False).garbage)

@@ -10,7 +10,7 @@ LOCK ?= requirements.lock
 WORKSPACE ?= workspace
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml $(LOCK) | cksum | cut -d' ' -f1)
 
-.PHONY: help setup demo test check lint types layers test-all real real-ablation bench bench-peers lock clean
+.PHONY: help setup demo test check lint types layers test-all real real-ablation bench bench-peers chaos lock clean
 
 help:
 	@echo "make demo           run the whole job on generated figures and print where the report is"
@@ -21,6 +21,7 @@ help:
 	@echo "make real-ablation  what each choice buys, on real photographs"
 	@echo "make bench          benchmarks"
 	@echo "make bench-peers    the same job done in other ways, side by side: HYPERCOLUMNS_REAL_DATA=folder"
+	@echo "make chaos          break things on purpose, count what is lost; CASES=0.1 for a tenth of the cases, ONLY=name for one"
 	@echo "make setup          install into $(VENV); LOCK=requirements-cpu.lock for machines without CUDA"
 
 setup: $(STAMP)
@@ -70,6 +71,9 @@ bench: setup
 bench-peers: setup
 	@test -n "$(HYPERCOLUMNS_REAL_DATA)" || { echo "error: expected HYPERCOLUMNS_REAL_DATA=folder with data/ and weights/" >&2; exit 2; }
 	$(BIN)/python -m benchmarks.peers.run --work $(WORKSPACE)/peers $(if $(ONLY),--only $(ONLY))
+
+chaos: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m chaos.run --cases $(or $(CASES),1) $(if $(ONLY),--only $(ONLY))
 
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --extra pipeline --group dev
 

@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from chaos import pretended
-from chaos.experiments import Prints, extract, fingerprints, prepare_process, store_of, tiny_spec, write_images
+from chaos.experiments import (
+    Prints,
+    extract,
+    fingerprints,
+    model_bytes,
+    prepare_process,
+    store_of,
+    tiny_spec,
+    write_images,
+)
 from chaos.forking import answer, start
 from chaos.outcome import Case, Row, scaled, scratch, tallied
 from chaos.watching import look_at_store, watched
@@ -28,12 +37,16 @@ from storage.features import FeatureStore
 from storage.records import NO_RECORD, RecordLog
 from tasks.jobs import Job
 from tasks.manifests import load_manifest
+from tasks.pretrain import pretrain_classifier
+from tasks.sample import sample_pixels
+from tasks.train import train_dense
 from tasks.work import wanted_work
 
 __all__ = ["campaign", "judged", "reference"]
 
 _CASES = {2: 14, 4: 10, 8: 6}
 _SILENT_CASES = 16
+_TRAINING_CASES = 8
 _IMAGES = 28
 _SHARD = 4
 _LEASE_SECONDS = 0.6
@@ -51,6 +64,7 @@ def campaign(scale: float, seed: int) -> list[Row]:
                 run = partial(_shared, folder, prints, keys, layers, processes, killed, seed)
                 answers = [run(case) for case in range(scaled(cases, scale))]
                 rows.append(_told(f"{processes} processes, one store{', one of them killed' * killed}", answers))
+        rows.append(_trained_together(folder / "trained", everything, scaled(_TRAINING_CASES, scale)))
         answers = [_silenced(folder / f"silent-{case}", case, seed) for case in range(scaled(_SILENT_CASES, scale))]
         rows.append(_told("writer silent until its lease expired", answers))
     return rows
@@ -152,6 +166,28 @@ def judged(workspace: Path, prints: Prints, layers: Sequence[str], wanted: Seque
     committed = Counter((layer, key) for body in bodies for layer in body["layers"] for key in body["row_keys"])
     wrong += [f"{layer} of {key[:8]} was committed twice" for (layer, key), count in committed.items() if count > 1]
     return wrong + [f"verify found {f.kind}: {f.what} ({f.path})" for f in store.verify()]
+
+
+def _trained_together(folder: Path, spec: ExperimentSpec, cases: int) -> Row:
+    """Have two processes train the same at the same moment; both must end, with the same weights."""
+
+    def train(workspace: Path, begin: float) -> str:
+        job = Job(spec=spec, workspace=workspace)
+        prepared, extracted = extract(spec, workspace)
+        pretrained = pretrain_classifier(job, prepared, extracted, sample_pixels(job, prepared, extracted))
+        time.sleep(max(0.0, begin - time.time()))
+        return model_bytes(train_dense(job, prepared, pretrained).path)
+
+    expected = answer(partial(train, folder / "alone", 0.0))
+    answers = []
+    for case in range(cases):
+        begin = time.time() + 1.5
+        children = [start(partial(train, folder / f"case-{case}", begin)) for _ in range(2)]
+        endings = [child.end() for child in children]
+        wrong = [ending.error.strip().splitlines()[-1] for ending in endings if ending.error]
+        wrong += ["other weights" for ending in endings if ending.value not in (None, expected)]
+        answers.append(asdict(Case(f"case {case}", None, not wrong, wrong, {"twice": 0.0})))
+    return tallied("2 processes train the same", answers)
 
 
 # --- a silent writer -------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 What is hurt is reckoned from the bytes themselves, row by row, and compared with what `verify` names; then it is repaired, and
 what was extracted again is compared with what had to be. The derived files (documents, derived arrays, index) hold nothing that
-the records do not: harm to them must be named, or have been put right by the opening (`verify` compares the index, line by line,
-with one made of the records alone), and hurts no row.
+the records do not: harm to them must be named, or have been put right by the opening (`verify` compares the index, line by
+line, with one made of the records alone), and hurts no row.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def _shares_file(hurt: Hurt, layer: str, key: str) -> bool:
 
 def _ways(store: FeatureStore, layer: str, row: int) -> list[tuple[str, Any]]:
     cells = np.arange(int(np.prod(store.layers[layer][:2])))
-    ways = {
+    ways: dict[str, Callable[[], Any]] = {
         "a single read": lambda: store.reader([layer]).read(layer, [row])[0],
         "a read of two": lambda: store.reader([layer]).read(layer, [row, row])[0],
         "a read past the cache": lambda: store.reader([layer], keep_cached=False).read(layer, [row])[0],

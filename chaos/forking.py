@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def in_parallel(work: Callable[[int], Any], cases: Sequence[int], processes: int
         ChildError: one of them raised.
     """
     count = max(1, min(processes or cores(), len(cases)))
-    children = [start(lambda part=part: [work(case) for case in cases[part::count]], quiet=False) for part in range(count)]
+    children = [start(partial(_each, work, cases[part::count]), quiet=False) for part in range(count)]
     endings = [child.end(3600.0) for child in children]
     for ending in endings:
         if ending.error or ending.signal:
@@ -140,6 +141,10 @@ def in_parallel(work: Callable[[int], Any], cases: Sequence[int], processes: int
     for part, ending in enumerate(endings):
         results[part::count] = ending.value
     return results
+
+
+def _each(work: Callable[[int], Any], cases: Sequence[int]) -> list[Any]:
+    return [work(case) for case in cases]
 
 
 def cores() -> int:

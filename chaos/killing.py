@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def killed_once(killing: Killing, workspace: Path, number: int, seed: int, undis
         for when in whens:
             begun, died = _victim(killing, workspace, when)
             figures["killed"] += died
-            found, measures = answer(lambda begun=begun: killing.judge(workspace, begun))
+            found, measures = answer(partial(killing.judge, workspace, begun))
             lost += found
             figures |= {name: max(value, figures.get(name, 0.0)) for name, value in measures.items()}
         try:
@@ -135,4 +136,4 @@ def _count_images(shared: mmap.mmap) -> None:
         shared[:8] = (int.from_bytes(shared[:8], "little") + len(images)).to_bytes(8, "little")
         return result
 
-    Backbone.__call__ = call  # type: ignore[method-assign]
+    setattr(Backbone, "__call__", call)  # noqa: B010 - a type checker takes an assignment for a mistake

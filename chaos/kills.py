@@ -225,26 +225,33 @@ def _trainings(folder: Path, spec: ExperimentSpec, cases: int, seed: int) -> Row
 
     expected = answer(lambda: work(_copied(base, folder / "reference")))["bits"]
 
-    def look(workspace: Path) -> tuple[int, list[str]]:
-        """A model that has its name, and a checkpoint that has its own, are whole."""
-        wrong, count = [], 0
-        for path in workspace.glob("models/*"):
-            if not path.name.endswith(".partial"):
-                count += 1
-                try:
-                    load_model(path)
-                except StorageError as error:
-                    wrong.append(f"a half-written model was seen: {error}")
-        return count, wrong
+    def compare(workspace: Path, done: Any, figures: dict[str, float]) -> list[str]:
+        left = [f"left behind: {path.name}" for path in workspace.glob("models/*.partial")]
+        if done["resumed"] < figures["epoch"] and not figures["trained"]:
+            left.append(f"resumed after epoch {done['resumed']}, epoch {figures['epoch']:.0f} was kept")
+        return left + ([] if done["bits"] == expected else ["the weights are not bit-identical to the undisturbed run's"])
 
-    def judge(workspace: Path, _: int) -> tuple[list[str], dict[str, float]]:
-        kept = [latest_checkpoint(path) for path in workspace.glob("checkpoints/*")]
-        return look(workspace)[1], {"epoch": float(max((k.epoch for k in kept if k is not None), default=0))}
-
-    def compare(_: Path, done: Any, figures: dict[str, float]) -> list[str]:
-        figures["resumed"] = done["resumed"]
-        return [] if done["bits"] == expected else ["the weights are not bit-identical to the undisturbed run's"]
-
-    killing = Killing(moments.TRAINING, work, look, judge, compare)
+    killing = Killing(moments.TRAINING, work, _look_at_models, _judge_training, compare)
     plan = _planned(folder, killing, lambda path: _copied(base, path), seed)
     return _row("training killed (-9)", plan, cases, lambda _: "one epoch is trained again (a checkpoint an epoch)")
+
+
+def _look_at_models(workspace: Path) -> tuple[int, list[str]]:
+    """A model that has its name is whole."""
+    wrong, count = [], 0
+    for path in workspace.glob("models/*"):
+        if not path.name.endswith(".partial"):
+            count += 1
+            try:
+                load_model(path)
+            except StorageError as error:
+                wrong.append(f"a half-written model was seen: {error}")
+    return count, wrong
+
+
+def _judge_training(workspace: Path, _: int) -> tuple[list[str], dict[str, float]]:
+    """Return what is wrong with models, the latest epoch that a rerun can begin after, and whether the model is there."""
+    count, wrong = _look_at_models(workspace)
+    kept = [latest_checkpoint(path) for path in workspace.glob("checkpoints/*")]
+    # The sparse classifier lies there from the beginning.
+    return wrong, {"epoch": float(max((k.epoch for k in kept if k is not None), default=0)), "trained": float(count > 1)}

@@ -1,7 +1,7 @@
 """The power-loss campaign: work is recorded, cut after any of its calls; the disk keeps what it must.
 
-What had been said to be safe before the cut must be there and right; nothing wrong may be read; a rerun of the same command must
-finish without repair.
+What had been said to be safe before the cut must be there and right; nothing wrong may be read; a rerun of the same command
+must finish without repair.
 """
 
 from __future__ import annotations

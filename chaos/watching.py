@@ -96,7 +96,7 @@ def _stock(path: Path, layers: list[str], expected: Prints) -> list[str]:
     """Read by stock Zarr all rows that `valid` says exist: of each layer the expected map, or none yet (NaN)."""
     if not (path / "row_keys" / "zarr.json").exists():
         return []
-    group = zarr.open_group(path, mode="r")
+    group: Any = zarr.open_group(path, mode="r")
     wrong = []
     # In this order: a row that exists has had its name before.
     valid = group["valid"][:]

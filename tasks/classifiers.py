@@ -141,8 +141,8 @@ class FolderCheckpoints:
     def save(self, epoch: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         """Keep the state after an epoch.
 
-        If another process trains the same, whoever comes first keeps its state (the same but for the seconds an epoch took), and
-        whoever ends first removes the folder: neither is a reason for this one to stop.
+        If another process trains the same, whoever comes first keeps its state (the same but for the seconds an epoch took),
+        and whoever ends first removes the folder: neither is a reason for this one to stop.
         """
         with contextlib.suppress(AlreadyPublishedError, FileNotFoundError):
             save_checkpoint(self._folder, epoch, {name: value.detach().cpu().numpy() for name, value in tensors.items()}, state)

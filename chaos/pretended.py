@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from storage.encoding import decode, encode_row, stored_dtype
+from storage.encoding import decode, encode, quantise, stored_dtype
 from storage.features import Busy, FeatureStore, ShardWriter
 
 __all__ = ["FIELDS", "LAYERS", "SHAPES", "extract", "fill", "keys_of", "opened", "stored_map", "wrong_rows"]
@@ -43,7 +43,10 @@ def _map(key: str, layer: str) -> Array:
 def stored_map(key: str, layer: str, dtype: str) -> Array:
     """Return what a reader must get of a row in a store of this type."""
     out, scale_offset = np.empty(SHAPES[layer], stored_dtype(dtype)), np.empty((2, 1, SHAPES[layer][2]), np.float32)
-    encode_row(dtype, _map(key, layer), out, scale_offset)
+    if dtype == "uint8":
+        quantise(_map(key, layer), out, scale_offset)
+    else:
+        encode(dtype, _map(key, layer).ravel(), out.ravel())
     return decode(dtype, out, scale_offset)
 
 

@@ -90,11 +90,10 @@ def clear_uncounted(core: StoreCore, layer: str, shard: int) -> None:
 
 def bury(core: StoreCore, dead: Sequence[Lease]) -> None:
     """Remove dead leases with all that those who held them left unfinished. The caller holds the lock."""
-    if dead:
-        tidy(core)
-    # The leases last: they are how the files are found.
     for lease in dead:
         core.leases.remove(lease)
+    if dead:
+        tidy(core)
 
 
 def _free_shards(core: StoreCore, live: Sequence[Lease]) -> list[int]:

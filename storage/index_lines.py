@@ -23,6 +23,7 @@ __all__ = [
     "LayerEntry",
     "StoreState",
     "apply_record",
+    "check_record",
     "checked_lines",
     "line_checksum",
     "load_state",
@@ -138,20 +139,36 @@ def save_state(connection: sqlite3.Connection, state: StoreState) -> None:
     connection.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?)", (value, line_checksum(value)))
 
 
+def check_record(record: Record, state: StoreState) -> None:
+    """Refuse a record, the next in order, that this program would not have written.
+
+    Raises:
+        FormatError: says which field, what was expected and what came.
+    """
+    try:
+        check_fields(record.body, state)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _not_ours(record, error) from error
+
+
 def apply_record(connection: sqlite3.Connection, record: Record, state: StoreState) -> StoreState:
     """Enter one record, the next in order, and return the state after it.
 
     Raises:
         FormatError: the record's kind or fields are not ours.
     """
+    check_record(record, state)
     state = replace(state, number=record.number, link=record.link)
     try:
-        check_fields(record.body, state)
         return _APPLY[record.kind](connection, record, state)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise FormatError(
-            f"record {record.number}: expected a record this program wrote, got {record.body!r:.200} ({error}); {REPAIR_HINT}"
-        ) from error
+        raise _not_ours(record, error) from error
+
+
+def _not_ours(record: Record, error: Exception) -> FormatError:
+    return FormatError(
+        f"record {record.number}: expected a record this program wrote, got {record.body!r:.200} ({error}); {REPAIR_HINT}"
+    )
 
 
 def _apply_create(_: sqlite3.Connection, record: Record, state: StoreState) -> StoreState:

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from storage.index_lines import LayerEntry, StoreState, apply_record, checked_lines, line_checksum
+from storage.index_lines import LayerEntry, StoreState, apply_record, check_record, checked_lines, line_checksum
 from storage.records import Record
 
 __all__ = ["WHOLE", "Total", "apply_counted", "load_totals"]
@@ -46,6 +46,7 @@ def apply_counted(connection: sqlite3.Connection, record: Record, state: StoreSt
     Raises:
         FormatError: the record's kind or fields are not ours.
     """
+    check_record(record, state)
     shards = _touched(record)
     before = _count(connection, shards)
     state = apply_record(connection, record, state)
@@ -65,7 +66,7 @@ def load_totals(connection: sqlite3.Connection) -> dict[str, Total]:
 
 
 def _touched(record: Record) -> set[int]:
-    """Return the shards that a record is about; one that is not ours is refused when it is applied."""
+    """Return the shards that a record, which was checked, is about."""
     superseded = [old for old, _ in record.body.get("supersedes", ())]
     shards = [record.body.get("shard"), *superseded, *record.body.get("shards", ())]
     return {shard for shard in shards if isinstance(shard, int)}

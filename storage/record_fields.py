@@ -100,6 +100,15 @@ def _commit(body: Mapping[str, Any], known: Known) -> None:
             _file(f"{role} of {layer!r:.80}", file, len(slots or ()))
 
 
+    moved = body.get("supersedes", [])
+    pairs = isinstance(moved, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in moved)
+    _expect(pairs, "supersedes", "pairs of a shard and its slots", moved)
+    for shard, old_slots in moved:
+        _expect(_whole(shard, 0, _MOST_SHARDS), "supersedes", "a shard's number from 0", shard)
+        fine = isinstance(old_slots, list) and all(_whole(slot, 0, most - 1) for slot in old_slots)
+        _expect(fine, "supersedes", f"slots from 0 to {most - 1}", old_slots)
+
+
 def _file(what: str, file: Any, rows: int) -> None:
     _expect(isinstance(file, Mapping), what, "a mapping", file)
     _expect(_whole(file.get("bytes"), 0, _MOST_BYTES), f"bytes of {what}", "a number from 0", file.get("bytes"))
@@ -112,6 +121,12 @@ def _file(what: str, file: Any, rows: int) -> None:
 def _retire(body: Mapping[str, Any], _: Known) -> None:
     _expect(_whole(body.get("shard"), 0, _MOST_SHARDS), "shard", "a number from 0", body.get("shard"))
     _expect(isinstance(body.get("layer"), str), "layer", "a layer's name", body.get("layer"))
+
+
+def _discard(body: Mapping[str, Any], _: Known) -> None:
+    shards = body.get("shards")
+    fine = isinstance(shards, list) and all(_whole(shard, 0, _MOST_SHARDS) for shard in shards)
+    _expect(fine, "shards", "shards' numbers from 0", shards)
 
 
 def _shard_images(value: Any, *, optional: bool) -> None:
@@ -137,4 +152,5 @@ _CHECKS: dict[str, Callable[[Mapping[str, Any], Known], None]] = {
     "layers": _layers,
     "commit": _commit,
     "retire": _retire,
+    "discard": _discard,
 }

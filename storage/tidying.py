@@ -1,7 +1,7 @@
 """Removing what writers that died left unfinished: files that nobody will ever give their names.
 
 Bookkeeping is written under the store's lock, so whoever holds it finds no unfinished file of the living there; the partial
-files of shards belong to leases, and those of live leases stay.
+files of shards belong to leases, and stay as long as these.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ __all__ = ["tidy"]
 
 
 def tidy(core: StoreCore) -> None:
-    """Remove the unfinished files of the dead. The caller holds the store's lock."""
-    live, _ = core.leases.live_and_dead()
-    writing = {lease.name for lease in live}
+    """Remove unfinished files that no lease names. The caller holds the store's lock."""
+    live, dead = core.leases.live_and_dead()
+    # A lease that has expired may still be renewed, as long as nobody has taken its shard over.
+    writing = {lease.name for lease in (*live, *dead)}
     for path in _unfinished(core):
         if path.name.split(".")[-2] not in writing:
             path.unlink(missing_ok=True)

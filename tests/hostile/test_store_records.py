@@ -133,7 +133,7 @@ def test_a_forged_record_is_refused_with_its_number_what_came_and_the_remedy(fin
     body = next(body for body in reversed(bodies) if body["kind"] == kind)
     root = forged(finished, tmp_path / "stores", {**body, **change})
     number = last_number(root)
-    with pytest.raises(FormatError, match=rf"({number:010d}\.json|record {number}): .*(repair`|the version of the program)"):
+    with pytest.raises(FormatError, match=rf"({number:010d}\.json|record {number}): .*(repair`|release that wrote it)"):
         FeatureStore.open(next(root.iterdir()))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from glob import glob
 from io import BytesIO
@@ -32,6 +34,8 @@ __all__ = ["Predicted", "find_images", "find_model", "predict_images"]
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 _OVERLAY_OPACITY = 0.5
+_LONGEST_STEM_BYTES = 200
+"""File systems hold names of 255 bytes, and ours get a suffix, for a moment a long one."""
 
 
 class Predicted(BaseModel):
@@ -95,16 +99,17 @@ def predict_images(model_path: Path, images: Sequence[Path], out: Path, *, skip_
 
     Raises:
         ImageError: an image cannot be read (without `skip_bad`).
+        DatasetError: a mask or an overlay would replace one of the images; nothing is written then.
     """
+    names = _names(images)
+    _refuse_to_replace(images, names, out)
     model, card = load_classifier(PixelConv, model_path)
     model.dtype = torch_dtype(card.head_precision)
     backbone = build_backbone(card.backbone, card.canvas.size_hw, precision=card.precision)
     current: list[NDArray[np.uint8]] = []
     source = BackboneSource(backbone, lambda _: current[0], [layer.name for layer in card.layers])
     masks, overlays, rejected, seconds = [], [], {}, 0.0
-    for path, name in tqdm(
-        zip(images, _names(images), strict=True), total=len(images), unit="img", desc="predict", disable=None
-    ):
+    for path, name in tqdm(zip(images, names, strict=True), total=len(images), unit="img", desc="predict", disable=None):
         try:
             image = decode_image(path)
         except ImageError as error:
@@ -128,12 +133,27 @@ def predict_images(model_path: Path, images: Sequence[Path], out: Path, *, skip_
 
 
 def _names(images: Sequence[Path]) -> list[str]:
-    """Name the outputs after the images' stems; those that would collide get a digest of their path."""
-    stems = [path.stem for path in images]
-    return [
-        stem if stems.count(stem) == 1 else f"{stem}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-        for stem, path in zip(stems, images, strict=True)
-    ]
+    """Name the outputs after the images' stems; those that would collide or are too long get a digest of their path."""
+    stems = [os.fsencode(path.stem) for path in images]
+    counts = Counter(stems)
+    names = []
+    for stem, path in zip(stems, images, strict=True):
+        name = os.fsdecode(stem)
+        if counts[stem] > 1 or len(stem) > _LONGEST_STEM_BYTES:
+            short = stem[:_LONGEST_STEM_BYTES].decode("utf-8", "ignore") if len(stem) > _LONGEST_STEM_BYTES else name
+            name = f"{short}-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]}"
+        names.append(name)
+    return names
+
+
+def _refuse_to_replace(images: Sequence[Path], names: Sequence[str], out: Path) -> None:
+    written = {(out / f"{name}{suffix}").resolve() for name in names for suffix in (".png", ".overlay.jpg")}
+    replaced = sorted({path.resolve() for path in images} & written)
+    if replaced:
+        raise DatasetError(
+            f"{replaced[0]}: expected another folder than the images' own, got --out {out}, where a result would replace this "
+            "image. Remedy: give a folder of its own; nothing was written"
+        )
 
 
 def _palette(card: ModelCard) -> NDArray[np.uint8]:

@@ -64,6 +64,34 @@ def test_images_of_one_name_in_two_folders_get_two_masks(outcome, pictures, tmp_
     assert sizes == [(64, 64), (80, 40)]
 
 
+@pytest.mark.parametrize("stem", ["a" * 251, "漢" * 83, "-rf", "a\x1b[2J\nb", "..a", "caf\udce9", "🐙"])
+def test_an_image_of_an_odd_name_gets_a_mask_and_an_overlay(outcome, tmp_path, stem):
+    image = save_image(tmp_path / "in" / f"{stem}.png", make_image(make_mask((30, 40))))
+    predicted = predict_images(outcome.trained.path, find_images([str(tmp_path / "in")]), tmp_path / "out")
+    assert read_picture(predicted.masks[0]).shape == (30, 40)
+    assert {path.parent for path in (*predicted.masks, *predicted.overlays)} == {tmp_path / "out"}
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert predicted.masks[0].name[:20] == image.name[:20]
+
+
+def test_two_long_names_that_begin_alike_get_two_masks(outcome, tmp_path):
+    for end in "xy":
+        save_image(tmp_path / "in" / f"{'a' * 240}{end}.png", make_image(make_mask((30, 40))))
+    predicted = predict_images(outcome.trained.path, find_images([str(tmp_path / "in")]), tmp_path / "out")
+    assert len(set(predicted.masks)) == 2
+
+
+@pytest.mark.parametrize(("name", "other"), [("photo.png", "other.jpg"), ("photo.overlay.jpg", "photo.jpg")])
+def test_a_result_never_replaces_an_image(outcome, tmp_path, name, other):
+    folder = tmp_path / "photos"
+    paths = [save_image(folder / each, make_image(make_mask((30, 40)))) for each in (name, other)]
+    before = [path.read_bytes() for path in paths]
+    with pytest.raises(DatasetError, match=rf"{name}: .*replace this image.*nothing was written"):
+        predict_images(outcome.trained.path, paths[1:] + paths[:1], folder)
+    assert [path.read_bytes() for path in paths] == before
+    assert len(list(folder.iterdir())) == 2
+
+
 def test_a_bad_image_stops_prediction_or_is_listed(outcome, pictures, tmp_path):
     (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     images = find_images([str(pictures)])

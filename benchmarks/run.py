@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import grid, heads, pipelines, planner, stores
+from benchmarks import grid, growth, heads, pipelines, planner, quantised, stores
 from benchmarks.measuring import Figure
 from benchmarks.outcome import Check, print_checks, write_results
 from hypercolumns.allocator import keep_freed_memory
@@ -35,6 +35,8 @@ WHOLE: dict[str, Callable[[], list[Figure]]] = {
     "cold-read": stores.cold_reading,
     "sparse-read": stores.sparse_reading,
     "uint8": stores.quantised,
+    "uint8-accuracy": quantised.quantised_accuracy,
+    "growth": growth.growth,
     "memory": heads.peak_memory,
     "overhead": pipelines.flow_overhead,
     "start-up": pipelines.start_up,

@@ -99,7 +99,6 @@ def _commit(body: Mapping[str, Any], known: Known) -> None:
         for role, file in files.items():
             _file(f"{role} of {layer!r:.80}", file, len(slots or ()))
 
-
     moved = body.get("supersedes", [])
     pairs = isinstance(moved, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in moved)
     _expect(pairs, "supersedes", "pairs of a shard and its slots", moved)

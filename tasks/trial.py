@@ -20,6 +20,7 @@ from hypercolumns.backbones import Backbone
 from hypercolumns.extraction import MOST_STREAMS, Batch, extract_maps
 from hypercolumns.sources import CanvasLoader
 from storage.features import FeatureStore
+from storage.publish import PARTIAL_SUFFIX
 from tasks.extract import fill_store
 from tasks.jobs import Job
 from tasks.manifests import Manifest
@@ -69,8 +70,8 @@ def try_out(job: Job, manifest: Manifest, *, images: int, keep_cached: bool, sec
     entries = next(iter(manifest.splits.values()))
     load = canvas_loader(manifest, entries, job.spec)
     batch = job.spec.store.batch_images
-    job.workspace.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=job.workspace, prefix="trial-") as folder:
+    # Named so that `store gc` finds what a killed process leaves.
+    with TemporaryDirectory(dir=job.places.stores, prefix="trial-", suffix=PARTIAL_SUFFIX) as folder:
         store = _trial_store(Path(folder), job, backbone)
         names = [layer.name for layer in backbone.layers]
         room = min(_MOST_BYTES, shutil.disk_usage(folder).free // 8)

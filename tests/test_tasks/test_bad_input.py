@@ -148,7 +148,7 @@ def test_the_plan_says_how_many_bytes_are_written(data, workspace):
     assert planned.read_seconds_per_image > 0
     assert planned.break_even_passes is None or planned.break_even_passes >= 1
     assert planned.recommends in ("store", "recompute")
-    assert not list(workspace.glob("trial-*")), "what was tried out is gone"
+    assert not list(workspace.rglob("trial-*")), "what was tried out is gone"
     extracted = extract_only(tiny_spec(data), workspace)
     # Each layer has its zarr.json beside the shards.
     assert 0 <= sum(extracted.layer_bytes.values()) - planned.bytes_needed < 2000 * len(LAYERS)

@@ -7,15 +7,14 @@ makes it anew; a removal that was interrupted is finished by the next sweep. Dec
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.publish import ensure_folder
+from storage.publish import ensure_folder, flush_folder
 
-__all__ = ["TRASH", "Removal", "bytes_below", "delete", "flush_folder", "sized_files"]
+__all__ = ["TRASH", "Removal", "bytes_below", "delete", "sized_files"]
 
 TRASH = "trash"
 
@@ -65,12 +64,3 @@ def sized_files(path: Path) -> Iterator[tuple[Path, int]]:
         with contextlib.suppress(FileNotFoundError):
             if entry.is_file():
                 yield entry, entry.lstat().st_size
-
-
-def flush_folder(folder: Path) -> None:
-    """Flush a folder: its names are as they are now, also after a power loss."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

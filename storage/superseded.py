@@ -12,7 +12,7 @@ from storage.core import StoreCore
 from storage.layout import StoreLayout
 from storage.leftovers import Leftover
 from storage.occupancy import alone_in
-from storage.removal import flush_folder
+from storage.publish import flush_folder
 from storage.zarr_metadata import roles
 
 __all__ = ["discard_superseded", "superseded_files"]

@@ -45,7 +45,7 @@ _TRAIN = 10
 _HARMLESS = frozenset({"partial", "orphan", "metadata", "index"})
 """What `verify` may find after a kill: the remains of what was never committed."""
 
-_EXTRACTIONS, _SAMPLINGS, _TRAININGS = 240, 60, 60
+_EXTRACTIONS, _SAMPLINGS, _TRAININGS = 600, 120, 120
 
 
 def campaign(scale: float, seed: int) -> list[Row]:

@@ -23,7 +23,7 @@ from chaos.recording import Log, recorded
 
 __all__ = ["campaign", "cut_once"]
 
-_CASES = 1200
+_CASES = 3200
 
 
 def campaign(scale: float, seed: int) -> list[Row]:

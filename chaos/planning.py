@@ -23,6 +23,8 @@ __all__ = ["campaign"]
 _IMAGES = 48
 _CANVASES = {"vgg11": 64, "vgg16": 64, "squeezenet1_0": 96, "squeezenet1_1": 96, "caffenet": 227}
 _WITHIN = 0.01
+_WITHIN_PACKED = 0.05
+_TRIAL_SECONDS = 0.05
 
 
 def campaign(scale: float, seed: int) -> list[Row]:
@@ -39,7 +41,7 @@ def campaign(scale: float, seed: int) -> list[Row]:
     packed = [case for case in answers if case["figures"]["compressed"]]
     return [
         tallied("plan against disk", plain, _farthest(plain), within=_WITHIN),
-        tallied("plan against disk, zstd (an upper bound)", packed, _farthest(packed)),
+        tallied("plan against disk, zstd", packed, _farthest(packed), within=_WITHIN_PACKED),
     ]
 
 
@@ -70,13 +72,13 @@ def _network(data: Path, folder: Path, name: str) -> list[dict[str, Any]]:
 
 def _compared(spec: ExperimentSpec, workspace: Path) -> dict[str, Any]:
     job = Job(spec=spec, workspace=workspace)
-    planned = plan_extraction(job, prepare_dataset(job), measure=False)
+    compressed = spec.store.compression == "zstd"
+    planned = plan_extraction(job, prepare_dataset(job), measure=compressed, seconds=_TRIAL_SECONDS)
     _, extracted = extract(spec, workspace)
     usage = FeatureStore.open(extracted.path).du()
     layers = sum(usage["layers"].values())
     error = planned.bytes_needed / layers - 1
-    compressed = spec.store.compression == "zstd"
-    right = error > -_WITHIN if compressed else abs(error) <= _WITHIN
+    right = abs(error) <= (_WITHIN_PACKED if compressed else _WITHIN)
     name = f"{spec.backbone.name}, {spec.store.dtype}, {spec.store.compression}"
     wrong = [] if right else [f"{planned.bytes_needed} bytes planned, {layers} written ({error:+.2%})"]
     figures = {"error": error, "compressed": float(compressed), "beside the maps": usage["overhead"] / layers}

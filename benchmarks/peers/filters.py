@@ -1,7 +1,7 @@
 """A peer that learns no features: filters at several scales and a random forest, as in ilastik's pixel classification.
 
 ilastik itself is not in the package registry. Its features, its default scales and its forest of a hundred trees are written
-here with scipy and scikit-learn; the forest sees the same balanced pixels as the other sparse peers, and half of the priors is
+here with scipy and scikit-learn; the forest sees the same balanced pixels as the other sparse peers, and part of the priors is
 restored.
 
 Source: Berg et al., "ilastik: interactive machine learning for (bio)image analysis", Nature Methods 2019, and its user
@@ -22,7 +22,7 @@ from sklearn.ensemble import RandomForestClassifier
 from torch.nn import functional
 
 from benchmarks.peers.ledger import begin, prediction_milliseconds
-from benchmarks.peers.scene import CLASSES, IMAGE_HW, RESTORED, VOID, read_image, read_labels
+from benchmarks.peers.scene import CLASSES, IMAGE_HW, VOID, read_image, read_labels
 from hypercolumns.canvas import best_labels
 from hypercolumns.read_ahead import read_ahead
 from hypercolumns.sampling import sample_points
@@ -34,6 +34,9 @@ _SCALES = (0.7, 1.0, 1.6, 3.5, 5.0, 10.0)
 _FINEST = 0.3
 _TRUNCATE = 3.0
 _PIXELS_PER_CLASS = 18
+_RESTORED = 0.25
+"""How much of log(true prior) - log(sample prior) the forest gets back: what scores best for forests here."""
+
 _STRIDE = 2
 """Pixels between the points at which the forest labels a photograph: a quarter of its time, for next to no score."""
 
@@ -93,7 +96,7 @@ def main() -> int:
     ledger.note(samples=int(drawn.sum()), sampled_seconds=ledger.seconds)
     forest = RandomForestClassifier(100, min_samples_leaf=3, n_jobs=2, random_state=0)
     forest.fit(np.concatenate(columns), np.concatenate(chosen))
-    prior = ((pixels / pixels.sum()) / (drawn / drawn.sum())) ** RESTORED
+    prior = ((pixels / pixels.sum()) / (drawn / drawn.sum())) ** _RESTORED
 
     def labels_of(bank: Plane) -> NDArray[np.uint8]:
         part = bank[:, _STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE]

@@ -12,14 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["CLASSES", "IMAGE_HW", "RESTORED", "VOID", "Scene", "open_scene", "read_image", "read_labels"]
+__all__ = ["CLASSES", "IMAGE_HW", "VOID", "Scene", "open_scene", "read_image", "read_labels"]
 
 CLASSES = 11
 IMAGE_HW = (360, 480)
 VOID = 255
-RESTORED = 0.5
-"""How much of log(true prior) - log(sample prior) classifiers of balanced pixels get back: what scores best for them."""
-
 _STORED_VOID = 11
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 import types
 import urllib.error
+import zipfile
 
 import pytest
 import torch
@@ -156,6 +157,22 @@ def test_a_file_that_holds_something_else_is_refused_with_what_it_holds(tmp_path
 
     with pytest.raises(WeightsError, match=said):
         _build(tmp_path / "checkpoint.pth")
+
+
+def test_two_entries_of_one_name_are_refused(tmp_path):
+    torch.save({1: torch.zeros(1), "1": torch.ones(1)}, tmp_path / "twice.pth")
+
+    with pytest.raises(WeightsError, match="two of one name"):
+        _build(tmp_path / "twice.pth")
+
+
+def test_an_archive_that_unpacks_to_more_than_it_has_is_refused_unpacked(state, tmp_path):
+    torch.save(state, tmp_path / "bomb.pth")
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data/999", bytes(30_000_000))
+
+    with pytest.raises(WeightsError, match=r"unpacks to 3\d{7} bytes, more than the file has"):
+        _build(tmp_path / "bomb.pth")
 
 
 def test_a_file_with_another_digest_is_refused_before_it_is_read(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import unicodedata
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypercolumns.datasets import (
     check_dataset,
     open_dataset,
 )
+from hypercolumns.datasets.listing import read_class_names, subfolders
 from hypercolumns.errors import DatasetError, ImageError
 from hypercolumns.specs import DatasetSpec
 from tests.factories import make_image, make_mask, save_image, save_mask, write_folder, write_list, write_voc
@@ -231,3 +233,25 @@ def test_links_within_the_root_and_a_linked_root_are_fine(tmp_path: Path) -> Non
     dataset = folder(tmp_path / "alias")
     assert len(dataset.records("train")) == 4
     assert check_dataset(dataset, ["train"]) == []
+
+
+def test_lists_that_are_no_files_or_too_large_are_refused_unread(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", 10_000_000)
+    for name, message in (
+        ("pipe", "found none"),
+        ("loop", "can be read"),
+        ("large", "of at most 1048576 bytes"),
+        ("none", "found"),
+    ):
+        with pytest.raises(DatasetError, match=rf"{name}: expected a text file.*{message}"):
+            read_class_names(tmp_path / name)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for folder, found in (("none", "none"), ("loop", "Too many levels"), ("a" * 300, "File name too long")):
+        with pytest.raises(DatasetError, match=rf"expected a folder, found {found}.*Remedy"):
+            subfolders(tmp_path / folder)

@@ -121,6 +121,20 @@ def test_a_jpeg_mask_is_refused_even_with_a_png_suffix(tmp_path: Path) -> None:
         decode_mask(tmp_path / "m.png", image_hw=SHAPE, classes=4)
 
 
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
+def test_a_mask_that_is_no_png_is_refused_even_with_a_png_suffix(tmp_path: Path, kind: str) -> None:
+    Image.fromarray(make_mask(SHAPE)).save(tmp_path / "m.png", format=kind)
+    with pytest.raises(MaskError, match=f"a {kind}, and a PNG is expected"):
+        decode_mask(tmp_path / "m.png", image_hw=SHAPE, classes=4)
+
+
+def test_a_mask_of_several_frames_is_refused(tmp_path: Path) -> None:
+    mask = Image.fromarray(make_mask(SHAPE))
+    mask.save(tmp_path / "m.png", save_all=True, append_images=[Image.new("L", mask.size, 3)])
+    with pytest.raises(MaskError, match="2 frames, and one is expected"):
+        decode_mask(tmp_path / "m.png", image_hw=SHAPE, classes=4)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7])
 def test_a_truncated_or_empty_mask_is_refused(tmp_path: Path, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 4, size=(64, 64), dtype=np.uint8)

@@ -92,6 +92,22 @@ def test_every_problem_is_named_at_once_with_what_came():
     assert "Value error" not in refusal({"group_pattern": "x"}, DatasetSpec)
 
 
+def test_what_came_is_shown_however_large_or_deep_it_is():
+    assert "got a number of very many digits" in refusal({"head": {"hidden": 10**5000}})
+    deep: list = []
+    for _ in range(500):
+        deep = [deep, deep]
+    assert len(refusal({"name": deep})) < 500
+    assert "and 80 more" in refusal({f"key{number}": 1 for number in range(100)})
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_truth_value_is_no_number(value):
+    for section, field in (("train", "epochs"), ("train", "learning_rate"), ("dataset", "void_label")):
+        assert f"{section}.{field}: expected no truth value, got {value}" in refusal({section: {field: value}})
+    assert parse_spec(HeadSpec, {"coordinates": value}).coordinates is value
+
+
 @pytest.mark.parametrize(("section", "field"), [("head", "output_stride"), ("train", "loss_stride")])
 @pytest.mark.parametrize(("size_hw", "stride"), [([128, 128], 3), ([360, 480], 7), ([360, 484], 8), ([16, 16], 32)])
 def test_a_stride_that_does_not_divide_the_canvas_is_refused(section, field, size_hw, stride):

@@ -35,6 +35,7 @@ SpecT = TypeVar("SpecT", bound="Spec")
 _LISTED = 20
 _LONGEST = 1000
 _REPR = reprlib.Repr()
+_REPR.maxlevel = 3
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 200
 
 View = Literal["identity", "hflip"]

@@ -22,7 +22,7 @@ from tasks.train import train_dense
 
 __all__ = ["campaign"]
 
-CAP_BYTES = 128 * 2**20
+CAP_BYTES = 256 * 2**20
 """What may be taken beyond what the process has after its imports."""
 
 _SIDE = 256

@@ -27,12 +27,12 @@ _DISK = {
 
 EXTRACTION: Mapping[str, tuple[str, ...]] = {
     "forward": ("hypercolumns.backbones.extractor:Backbone.__call__",),
-    "cast": ("storage.writing:encode_row",),
+    "cast": ("storage.writing:encode",),
     "shard write": ("os:pwrite",),
     "checksum": ("storage.shards:checksum",),
     "lease": ("storage.leases:LeaseBook._write", "storage.leases:LeaseBook.remove"),
     "commit": ("storage.records:RecordLog.append",),
-    "index": ("storage.rows_index:apply_record", "storage.rows_index:save_state"),
+    "index": ("storage.rows_index:apply_counted", "storage.rows_index:save_state"),
     "resize": ("storage.zarr_metadata:_replace",),
     **_DISK,
 }

@@ -15,6 +15,8 @@ from storage.records import Record
 
 __all__ = ["WHOLE", "Total", "apply_counted", "load_totals"]
 
+_BEYOND_SQLITE = 1 << 63
+
 WHOLE = ""
 """The name of the store as a whole, which no layer can have."""
 
@@ -66,10 +68,10 @@ def load_totals(connection: sqlite3.Connection) -> dict[str, Total]:
 
 
 def _touched(record: Record) -> set[int]:
-    """Return the shards that a record, which was checked, is about."""
+    """Return the shards that a record is about; a kind that is not known yet may have any fields."""
     superseded = [old for old, _ in record.body.get("supersedes", ())]
     shards = [record.body.get("shard"), *superseded, *record.body.get("shards", ())]
-    return {shard for shard in shards if isinstance(shard, int)}
+    return {shard for shard in shards if isinstance(shard, int) and 0 <= shard < _BEYOND_SQLITE}
 
 
 def _count(connection: sqlite3.Connection, shards: Iterable[int]) -> dict[str, Total]:

@@ -95,9 +95,11 @@ def write_derived(layout: StoreLayout, key: str, index: RowsIndex) -> None:
     """Bring all derived files in step with the index. The caller holds the store's lock."""
     state = index.state
     dirty = index.dirty_shards()
-    # Names of rows, then that they exist, then the documents that make them visible: a reader may come at any moment.
+    # Rows that are gone, names of rows, then that they exist, then the documents that make them visible: a reader may come at
+    # any moment, and we may be killed at any.
     for block in sorted({block for shard in dirty for block in blocks_of(shard, int(state.shard_images or 1))}):
         valid, keys = derived_rows(index, int(state.shard_images or 1), block)
+        _retract(layout.root / VALID / f"c.{block}", valid)
         _replace(layout.root / ROW_KEYS / f"c.{block}.0", keys.tobytes())
         _replace(layout.root / VALID / f"c.{block}", valid.tobytes())
     for name, document in derived_documents(state, key, row_count(index)):
@@ -188,6 +190,13 @@ def _array(
         "storage_transformers": [],
     }
     return document | ({"dimension_names": dimension_names} if dimension_names else {})
+
+
+def _retract(path: Path, valid: np.ndarray) -> None:
+    """Take rows that exist no more out of a block of the `valid` array."""
+    before = np.frombuffer(path.read_bytes() if path.exists() else b"", np.uint8)
+    if len(before) == len(valid):
+        _replace(path, (before.astype(bool) & valid).tobytes())
 
 
 def _replace(path: Path, data: bytes) -> None:

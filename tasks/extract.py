@@ -29,7 +29,7 @@ __all__ = ["extract_features", "fill_store"]
 
 _LONGEST_WAIT_SECONDS = 2.0
 _WRITES_AHEAD = 1
-_COMMITS_AHEAD = 1
+_COMMITS_AHEAD = 0
 
 
 def extract_features(job: Job, prepared: Prepared) -> Extracted:

@@ -97,7 +97,7 @@ def test_a_worker_runs_a_deployment_to_its_end(server, deployments, data, worksp
         worker.wait(60)
     assert state == "COMPLETED", log.read_text(encoding="utf-8")
     assert "Traceback" not in log.read_text(encoding="utf-8")
-    (folder,) = (workspace / "runs").iterdir()
+    (folder,) = (path for path in (workspace / "runs").iterdir() if path.is_dir())
     view = read_run(folder)
     assert view.status == "finished"
     assert (folder / "report.html").is_file()

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from chaos.forking import in_parallel
+from chaos.forking import answer, in_parallel
 from chaos.harms import HARMS, KINDS, do_harm, files_of
 from chaos.outcome import Case, Row, scaled, scratch, tallied
 from chaos.pretended import LAYERS, extract, keys_of, opened, stored_map, wrong_rows
@@ -51,6 +51,13 @@ class _Whole:
     folder: Path
     options: dict[str, Any]
 
+    def make(self) -> None:
+        # One layer first, so that there are records of several kinds and a layer that was added.
+        extract(opened(self.folder, LAYERS[:1], **self.options), _KEYS[:6], LAYERS[:1])
+        store = opened(self.folder, **self.options)
+        extract(store, _KEYS)
+        store.core.index.close()
+
     def copy(self, folder: Path) -> Path:
         shutil.copytree(self.folder, folder)
         return next(path for path in folder.iterdir() if path.is_dir())
@@ -59,17 +66,10 @@ class _Whole:
 def campaign(scale: float, seed: int) -> list[Row]:
     """Harm every kind of file."""
     with scratch("damage") as folder:
-        wholes = [_finished(folder / f"whole-{number}", options) for number, options in enumerate(_STORES.values())]
+        wholes = [_Whole(folder / f"whole-{number}", options) for number, options in enumerate(_STORES.values())]
+        for whole in wholes:
+            answer(whole.make)
         return [_row(kind, wholes, folder, scaled(_CASES // len(KINDS), scale, len(HARMS)), seed) for kind in KINDS]
-
-
-def _finished(folder: Path, options: dict[str, Any]) -> _Whole:
-    # One layer first, so that there are records of several kinds and a layer that was added.
-    extract(opened(folder, LAYERS[:1], **options), _KEYS[:6], LAYERS[:1])
-    store = opened(folder, **options)
-    extract(store, _KEYS)
-    store.core.index.close()
-    return _Whole(folder, options)
 
 
 def _row(kind: str, wholes: Sequence[_Whole], folder: Path, cases: int, seed: int) -> Row:

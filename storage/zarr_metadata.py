@@ -48,7 +48,10 @@ def row_shape(shape: tuple[int, int, int], role: str) -> tuple[int, int, int]:
 
 
 def derived_documents(state: StoreState, key: str, rows: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every `zarr.json` by its path inside the group."""
+    """Yield every `zarr.json` by its path inside the group, in the order in which they are written.
+
+    A reader may come between any two of them: what one says exists, those before it have.
+    """
     create = state.create or {}
     about = {name: create.get(name) for name in ("key_fields", "dtype", "compression", "recorded")}
     layers = {layer: array_name(layer, "maps") for layer in state.shapes}
@@ -60,16 +63,16 @@ def derived_documents(state: StoreState, key: str, rows: int) -> Iterator[tuple[
         "shard_images": state.shard_images,
         "layers": layers,
     }
-    yield "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     yield f"{JOURNAL}/zarr.json", _array([0], [1], "uint8", 0, {"about": "the store's bookkeeping, not an array"})
     for layer, shape in state.shapes.items():
         for role in roles(str(create["dtype"])):
             document = _layer_document(state, layer, role, row_shape(shape, role), rows)
             yield f"{array_name(layer, role)}/zarr.json", document
-    yield f"{VALID}/zarr.json", _array([rows], [_BLOCK_ROWS], "bool", False, {"about": "which rows any layer has"})
     shape_of_keys = [rows, ROW_KEY_BYTES]
     about_keys = {"about": "each row's key: UTF-8, padded with zero bytes"}
     yield f"{ROW_KEYS}/zarr.json", _array(shape_of_keys, [_BLOCK_ROWS, ROW_KEY_BYTES], "uint8", 0, about_keys)
+    yield f"{VALID}/zarr.json", _array([rows], [_BLOCK_ROWS], "bool", False, {"about": "which rows any layer has"})
+    yield "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
 
 def derived_rows(index: RowsIndex, shard_images: int, block: int) -> tuple[np.ndarray, np.ndarray]:

@@ -97,7 +97,8 @@ def test_every_harm_changes_a_file_and_says_which(tmp_path, harm):
 
 
 def test_columns_that_are_wrong_are_seen_and_counted_as_lost(tmp_path, monkeypatch):
-    whole = damage._finished(tmp_path / "whole", {"dtype": "float16"})
+    whole = damage._Whole(tmp_path / "whole", {"dtype": "float16"})
+    whole.make()
     # A store that compares no checksums: damage must show as wrong columns and as unnoticed, or the campaign proves nothing.
     monkeypatch.setattr("storage.shards.ShardFile._compare", lambda *arguments: None)
     monkeypatch.setattr("storage.shards.ShardFile.is_whole", lambda *arguments: True)

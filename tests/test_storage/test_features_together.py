@@ -150,7 +150,11 @@ def test_a_row_has_its_name_before_stock_zarr_is_told_that_it_exists(tmp_path, m
     monkeypatch.setattr("os.replace", lambda source, target: (replace(source, target), replaced.append(Path(target))))
     work.fill(store.claim(work.keys_of(0, 4), [A]))
     order = [path.relative_to(store.path).as_posix() for path in replaced]
-    assert order.index("row_keys/c.0.0") < order.index("valid/c.0") < order.index("valid/zarr.json")
+    assert order.index("row_keys/c.0.0") < order.index("valid/c.0") < order.index(f"{A}/zarr.json")
+    assert order.index(f"{A}/zarr.json") < order.index("row_keys/zarr.json") < order.index("valid/zarr.json")
+    replaced.clear()
+    store.declare_layers({B: work.SHAPES[B]})
+    assert [path.parent for path in replaced][-2:] == [store.array_path(B), store.path], "an array before the group lists it"
 
 
 @pytest.mark.slow

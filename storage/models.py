@@ -17,6 +17,7 @@ from storage.canonical import canonical_bytes, digest, read_json
 from storage.errors import FormatError, StorageError
 from storage.folders import checked_name, publishing_folder
 from storage.tensors import decode_tensors, encode_tensors, tensor_listing
+from storage.unfinished import was_published
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "load_model", "model_exists", "read_description", "save_model"]
 
@@ -94,7 +95,8 @@ def read_description(path: Path) -> dict[str, Any]:
 
 def model_exists(models_root: Path, key: str) -> bool:
     """Tell whether a model of this key is published (folders are complete or absent)."""
-    return (models_root / checked_name(key, "a model key") / _DESCRIPTION).is_file()
+    folder = models_root / checked_name(key, "a model key")
+    return (folder / _DESCRIPTION).is_file() and was_published(folder)
 
 
 def _read_document(path: Path) -> dict[str, Any]:

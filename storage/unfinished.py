@@ -14,9 +14,22 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from storage.publish import PARTIAL_SUFFIX
+from storage.publish import PARTIAL_SUFFIX, flush_folder
 
-__all__ = ["held", "remove_abandoned"]
+__all__ = ["held", "remove_abandoned", "was_published"]
+
+
+def was_published(path: Path) -> bool:
+    """Tell whether a file or folder is there to be counted on.
+
+    Its writer may have been killed between giving it its name and the two steps after that: they are made up for here, so that
+    no power loss takes what somebody was told is there.
+    """
+    if not path.exists():
+        return False
+    remove_abandoned(path)
+    flush_folder(path.parent)
+    return True
 
 
 @contextlib.contextmanager

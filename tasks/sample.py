@@ -22,6 +22,7 @@ from storage.canonical import digest
 from storage.errors import AlreadyPublishedError
 from storage.sample_writer import SampleSetWriter
 from storage.samples import SampleSet
+from storage.unfinished import was_published
 from tasks.jobs import Extracted, Job, Prepared, Sampled
 from tasks.manifests import Manifest, load_manifest, row_key
 from tasks.record import note_use
@@ -64,7 +65,7 @@ def write_samples(job: Job, manifest: Manifest, origin: dict[str, Any], open_map
     }
     path = job.places.samples / f"{digest(fields)}.h5"
     note_use(job, path.stem)
-    cached = path.exists()
+    cached = was_published(path)
     if not cached:
         # Whoever publishes first wins; the same fields give the same samples.
         with contextlib.suppress(AlreadyPublishedError):

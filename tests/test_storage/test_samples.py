@@ -13,6 +13,7 @@ import pytest
 from storage.canonical import digest
 from storage.errors import AlreadyPublishedError, DamagedError, FormatError, NonFiniteError, StorageError
 from storage.samples import SampleSet, SampleSetWriter
+from storage.unfinished import was_published
 
 SPEC = {"per_class": 3, "seed": 7}
 KEYS = ["1f:identity", "2e:hflip", "3d:é"]
@@ -377,6 +378,7 @@ def test_a_full_disk_is_an_error_that_says_so_and_never_a_crash(on_a_tiny_disk, 
 import numpy as np
 from storage.errors import DiskSpaceError
 from storage.samples import SampleSet, SampleSetWriter
+from storage.unfinished import was_published
 def attempt(path, rows):
     with SampleSetWriter(path, {}, ["a"], dims=1000) as writer:
         for _ in range(rows // 100):
@@ -410,3 +412,13 @@ def test_what_a_dead_writer_left_is_removed_by_the_next_one_and_a_living_one_is_
     with pytest.raises(AlreadyPublishedError):
         first.__exit__(None, None, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.h5.0123456789ab.partial", "set.h5"]
+
+
+def test_a_set_whose_writer_was_killed_right_after_naming_it_is_made_safe_before_it_is_counted_on(path, monkeypatch):
+    os.link(path, path.with_name("set.h5.0123456789ab.partial"))
+    flushed = []
+    monkeypatch.setattr("storage.unfinished.flush_folder", flushed.append)
+    assert was_published(path)
+    assert flushed == [path.parent]
+    assert list(path.parent.iterdir()) == [path]
+    assert not was_published(path.with_name("none.h5"))

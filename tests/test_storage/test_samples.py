@@ -378,7 +378,6 @@ def test_a_full_disk_is_an_error_that_says_so_and_never_a_crash(on_a_tiny_disk, 
 import numpy as np
 from storage.errors import DiskSpaceError
 from storage.samples import SampleSet, SampleSetWriter
-from storage.unfinished import was_published
 def attempt(path, rows):
     with SampleSetWriter(path, {}, ["a"], dims=1000) as writer:
         for _ in range(rows // 100):

@@ -75,7 +75,7 @@ bench-peers: setup
 chaos: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m chaos.run --cases $(or $(CASES),1) $(if $(ONLY),--only $(ONLY))
 
-COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --extra pipeline --group dev
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --extra pipeline --extra boxes --extra s3 --group dev
 
 # The CPU lock is the same pins without the packages that torch needs for CUDA.
 lock:

@@ -15,13 +15,13 @@ import tomllib
 import urllib.request
 from pathlib import Path
 
-__all__ = ["EmbeddedServer", "configure_prefect", "configured_server"]
+__all__ = ["SETTINGS", "EmbeddedServer", "configure_prefect", "configured_auth", "configured_server"]
 
 _LOOPBACK = "127.0.0.1"
 _START_SECONDS = 120
 _SERVER = "prefect.server.api.server:create_app"
 
-_SETTINGS = {
+SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     "PREFECT_LOGGING_LEVEL": "WARNING",
@@ -29,7 +29,7 @@ _SETTINGS = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "DO_NOT_TRACK": "1",
 }
-
+"""What every Prefect process of ours is told, unless the user's environment says otherwise."""
 
 _IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "TRIGGERS")
 """Services with nothing to do in a server that lives for one run."""
@@ -37,8 +37,17 @@ _IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "CAN
 
 def configured_server() -> str | None:
     """Return the address of the Prefect server that the user's environment or active profile names, if any."""
-    if address := os.environ.get("PREFECT_API_URL"):
-        return address
+    return _configured("PREFECT_API_URL")
+
+
+def configured_auth() -> str | None:
+    """Return the auth string, USER:PASSWORD, that the user's environment or active profile has for that server, if any."""
+    return _configured("PREFECT_API_AUTH_STRING")
+
+
+def _configured(name: str) -> str | None:
+    if value := os.environ.get(name):
+        return value
     home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
     profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))
     if not profiles.is_file():
@@ -49,8 +58,8 @@ def configured_server() -> str | None:
         # A broken profile is Prefect's to explain; it names the file itself when it loads it.
         return None
     active = os.environ.get("PREFECT_PROFILE", content.get("active", ""))
-    address = content.get("profiles", {}).get(active, {}).get("PREFECT_API_URL")
-    return str(address) if address else None
+    value = content.get("profiles", {}).get(active, {}).get(name)
+    return str(value) if value else None
 
 
 def configure_prefect(home: Path) -> bool:
@@ -59,7 +68,7 @@ def configure_prefect(home: Path) -> bool:
     Returns:
         Whether the server is an embedded one, which is yet to be started.
     """
-    for name, value in _SETTINGS.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     if server := configured_server():
         sys.stderr.write(f"using the Prefect server at {server}\n")

@@ -63,15 +63,20 @@ def _configured(name: str) -> str | None:
 
 
 def configure_prefect(home: Path) -> bool:
-    """Point Prefect at the user's server, or at an embedded one that keeps its data in `home`.
+    """Point Prefect at the user's server, at that of `hypercolumns up`, or at an embedded one with its data in `home`.
 
     Returns:
         Whether the server is an embedded one, which is yet to be started.
+
+    Raises:
+        StorageError: `hypercolumns up` has the data base, and its server does not answer.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     if server := configured_server():
         sys.stderr.write(f"using the Prefect server at {server}\n")
+        return False
+    if _use_service(home):
         return False
     first = not (home / "prefect.db").exists()
     for service in _IDLE_SERVICES:
@@ -81,6 +86,30 @@ def configure_prefect(home: Path) -> bool:
     wait = "; its first start in a workspace takes about 20 s" if first else ""
     sys.stderr.write(f"starting the embedded Prefect server{wait}\n")
     sys.stderr.flush()
+    return True
+
+
+def _use_service(home: Path) -> bool:
+    """Use the server of a `hypercolumns up` that runs on this home: two on one data base get in each other's way."""
+    from cli.service.marker import running_service
+    from storage.errors import StorageError
+
+    running = running_service(home)
+    if running is None:
+        return False
+    try:
+        with urllib.request.urlopen(f"{running.api_url}/health", timeout=5):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"expected the Prefect server of `hypercolumns up` (process {running.pid}) at {running.api_url}, got no answer. "
+            "Remedy: wait until it has started, or stop it"
+        ) from error
+    os.environ["PREFECT_API_URL"] = running.api_url
+    os.environ["PREFECT_HOME"] = str(home / "client")
+    if auth := os.environ.get("HYPERCOLUMNS_AUTH"):
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", auth)
+    sys.stderr.write(f"using the Prefect server at {running.api_url}, which `hypercolumns up` runs\n")
     return True
 
 

@@ -95,8 +95,8 @@ def _run(settings: Any, project: Any, as_json: bool) -> None:
 
     service = Service(settings, project, stop, say)
     try:
-        service.start()
         write_marker(settings.home, settings.api_url, project.folder)
+        service.start()
         emit(
             {"ui": settings.ui_url, "api": settings.api_url, "workspace": str(settings.workspace)}, as_json, _welcome(settings)
         )

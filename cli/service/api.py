@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -41,6 +41,16 @@ class Api:
             # A proxy in the environment must not be asked for what is on this machine.
             trust_env=host not in {"127.0.0.1", "localhost", "::1"},
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._client.close()
 
     def healthy(self) -> bool:
         """Tell whether the server answers."""

@@ -14,7 +14,6 @@ from cli.service.settings import POOL
 
 __all__ = ["abandoned_runs", "hand_over"]
 
-_MOST_STARTS = 5
 _UNFINISHED = ("RUNNING", "PENDING", "CANCELLING")
 _PAGE = 200
 
@@ -30,11 +29,16 @@ def abandoned_runs(api: Api, alive: Collection[str]) -> list[str]:
     return [run["id"] for run in found if run["id"] not in alive]
 
 
-def hand_over(api: Api, run_ids: Iterable[str], reason: str) -> list[str]:
+def hand_over(api: Api, run_ids: Iterable[str], reason: str, most_starts: int | None = None) -> list[str]:
     """Make runs wait for the next worker; those that were being cancelled are cancelled.
 
-    A run that was started too often already is Crashed instead: it may be what kills its worker. One that ended well, or was
-    cancelled, is left so.
+    One that ended well, or was cancelled, is left so.
+
+    Args:
+        api: the server.
+        run_ids: runs that no process runs.
+        reason: what happened, for the state's message.
+        most_starts: a run that was started this often is Crashed instead: it may be what kills its worker.
 
     Returns:
         The names of the runs that go on.
@@ -45,7 +49,7 @@ def hand_over(api: Api, run_ids: Iterable[str], reason: str) -> list[str]:
             run = api.get(f"flow_runs/{run_id}")
         except NotFoundError:
             continue
-        state = _next_state(run, reason)
+        state = _next_state(run, reason, most_starts)
         if state is None:
             continue
         api.post(f"flow_runs/{run_id}/set_state", state=state, force=True)
@@ -54,12 +58,12 @@ def hand_over(api: Api, run_ids: Iterable[str], reason: str) -> list[str]:
     return going_on
 
 
-def _next_state(run: dict[str, Any], reason: str) -> dict[str, Any] | None:
+def _next_state(run: dict[str, Any], reason: str, most_starts: int | None) -> dict[str, Any] | None:
     if run["state_type"] == "CANCELLING":
         return {"type": "CANCELLED", "message": f"{reason} while it was being cancelled"}
     if run["state_type"] not in {*_UNFINISHED, "CRASHED"}:
         return None
-    if run["run_count"] >= _MOST_STARTS:
+    if most_starts is not None and run["run_count"] >= most_starts:
         return {"type": "CRASHED", "message": f"{reason}; it was started {run['run_count']} times, and is not started again"}
     now = datetime.now(UTC).isoformat()
     return {

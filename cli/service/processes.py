@@ -30,7 +30,7 @@ class Child:
     """
 
     def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str], logs: Path, folder: Path) -> None:
-        self.name = name
+        self.name, self._asked = name, False
         self.log = logs / f"{name}.log"
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".log.1"))
@@ -57,8 +57,9 @@ class Child:
         return self._process.poll()
 
     def terminate(self) -> None:
-        """Ask it to end."""
-        if self.code is None:
+        """Ask it to end; once, because a worker takes a second signal for impatience and dies without a word."""
+        if self.code is None and not self._asked:
+            self._asked = True
             self._process.terminate()
 
     def end(self, patience_s: float) -> None:

@@ -26,25 +26,8 @@ def read_status(api_url: str, auth: str | None, running: Running | None) -> dict
     Raises:
         SpecError: the server wants another auth string.
     """
-    api = Api(api_url, auth)
-    status: dict[str, Any] = {"server": {"url": api_url, "healthy": api.healthy()}, "up": running.pid if running else None}
-    if not status["server"]["healthy"]:
-        return {
-            **status,
-            **{"workers": [], "deployments": [], "automations": [], "runs": []},
-            "problems": [f"no Prefect server answers at {api_url}. Remedy: hypercolumns up"],
-        }
-    status["server"]["version"] = api.get("admin/version")
-    status["workers"] = _workers(api)
-    status["deployments"] = _deployments(api)
-    status["automations"] = [
-        {"name": one["name"], "enabled": one["enabled"]}
-        for one in api.post("automations/filter", limit=_PAGE)
-        if TAG in one["tags"]
-    ]
-    status["runs"] = _runs(api)
-    status["problems"] = _problems(status)
-    return status
+    with Api(api_url, auth) as api:
+        return _read(api, running)
 
 
 def spell_status(status: dict[str, Any]) -> str:
@@ -59,6 +42,27 @@ def spell_status(status: dict[str, Any]) -> str:
         lines.append(f"run          {run['started']:19s}  {run['state']:14s} {run['deployment']:22s} {run['name']}")
     lines += [f"problem      {problem}" for problem in status["problems"]]
     return "\n".join(lines)
+
+
+def _read(api: Api, running: Running | None) -> dict[str, Any]:
+    status: dict[str, Any] = {"server": {"url": api.url, "healthy": api.healthy()}, "up": running.pid if running else None}
+    if not status["server"]["healthy"]:
+        return {
+            **status,
+            **{"workers": [], "deployments": [], "automations": [], "runs": []},
+            "problems": [f"no Prefect server answers at {api.url}. Remedy: hypercolumns up"],
+        }
+    status["server"]["version"] = api.get("admin/version")
+    status["workers"] = _workers(api)
+    status["deployments"] = _deployments(api)
+    status["automations"] = [
+        {"name": one["name"], "enabled": one["enabled"]}
+        for one in api.post("automations/filter", limit=_PAGE)
+        if TAG in one["tags"]
+    ]
+    status["runs"] = _runs(api)
+    status["problems"] = _problems(status)
+    return status
 
 
 def _workers(api: Api) -> list[dict[str, Any]]:

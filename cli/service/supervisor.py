@@ -27,6 +27,7 @@ _SERVER_SECONDS, _DEPLOY_SECONDS, _WORKER_SECONDS = 180, 300, 120
 _PATIENCE_SECONDS = 10.0
 _NEWS_SECONDS = 5.0
 _MOST_RESTARTS, _RESTART_WINDOW_SECONDS = 5, 600.0
+_MOST_STARTS = 5
 _GRACE_SECONDS = "3"
 
 
@@ -50,6 +51,7 @@ class Service:
         self._server: Child | None = None
         self._worker: Child | None = None
         self._lost: set[str] = set()
+        self._worker_died = False
         self._restarts: deque[float] = deque()
         self.worker_name = f"hypercolumns-{socket.gethostname()}"
 
@@ -70,9 +72,8 @@ class Service:
             )
         register_pool(self._api)
         register_gpu_limit(self._api, self._settings.gpu_slots)
-        if self._settings.own_server:
-            self._lost |= set(abandoned_runs(self._api, alive=flow_processes(all_processes())))
-        self._hand_over("hypercolumns up was ended while it ran")
+        self._find_abandoned()
+        self._hand_over("hypercolumns up was killed", _MOST_STARTS)
         self._start_worker()
         self._deploy()
         names = register_automations(self._api, self._settings)
@@ -91,23 +92,29 @@ class Service:
                 self._start_server()
             if self._worker is not None and self._worker.code is not None:
                 self._count_restart(self._worker)
-                self._end_flows(self._settings.mark)
+                self._end_flows()
+                self._worker_died = True
                 self._start_worker()
-            if self._lost and self._api.healthy():
-                self._hand_over("its worker died")
+            if self._worker_died and self._api.healthy():
+                self._find_abandoned()
+                self._hand_over("its worker died", _MOST_STARTS)
+                self._worker_died = False
 
     def end(self) -> None:
         """End all processes, the worker's flows first; their runs wait for the next start."""
         if self._worker is not None:
+            # Who its runs are is asked first: the worker may end them before we do.
+            self._lost |= set(flow_processes(marked_processes(self._settings.mark)))
             self._worker.terminate()
-            self._end_flows(self._settings.mark)
+            self._end_flows()
             self._worker.end(_PATIENCE_SECONDS)
-            self._end_flows(self._settings.mark)
+            self._end_flows()
         if self._lost and self._api.healthy():
             self._hand_over("hypercolumns up was stopped")
         if self._server is not None:
             self._server.end(_PATIENCE_SECONDS)
         end_processes(marked_processes(self._settings.mark), _PATIENCE_SECONDS)
+        self._api.close()
 
     def _end_leftovers(self) -> None:
         """End what a service left that was killed and could not end it itself."""
@@ -182,13 +189,18 @@ class Service:
             if self._stop.wait(0.1):
                 raise StopRequestedError
 
-    def _end_flows(self, mark: str) -> None:
-        flows = flow_processes(marked_processes(mark))
+    def _end_flows(self) -> None:
+        flows = flow_processes(marked_processes(self._settings.mark))
         self._lost |= set(flows)
         end_processes([one for group in flows.values() for one in group], _PATIENCE_SECONDS)
 
-    def _hand_over(self, reason: str) -> None:
-        for name in hand_over(self._api, sorted(self._lost), reason):
+    def _find_abandoned(self) -> None:
+        """Find runs that are under way by their state alone; who runs those of a server elsewhere cannot be seen from here."""
+        if self._settings.own_server:
+            self._lost |= set(abandoned_runs(self._api, alive=flow_processes(all_processes())))
+
+    def _hand_over(self, reason: str, most_starts: int | None = None) -> None:
+        for name in hand_over(self._api, sorted(self._lost), reason, most_starts):
             self._say(f"run {name} goes on with the next worker")
         self._lost.clear()
 

@@ -9,6 +9,7 @@ StorageError
 ├── RowsMissingError       rows were asked for that no commit record holds
 ├── NonFiniteError         a value is not finite after the cast to the store's type
 ├── DamagedError           bytes on disk are not the bytes that were committed
+├── LockedError            a suspended process holds a lock and does not let go
 ├── LeaseLostError         another writer took the shard over after our lease expired
 └── DiskSpaceError         the disk would not, or did not, hold what is to be written
 """
@@ -23,6 +24,7 @@ __all__ = [
     "KeyMismatchError",
     "LayerMismatchError",
     "LeaseLostError",
+    "LockedError",
     "NonFiniteError",
     "RowsMissingError",
     "StorageError",
@@ -52,6 +54,10 @@ class KeyMismatchError(StorageError):
 
 class LayerMismatchError(StorageError):
     """A layer exists with another shape, or does not exist."""
+
+
+class LockedError(StorageError):
+    """A process that is suspended, or cannot be seen, holds a lock and did not let go in time."""
 
 
 class RowsMissingError(StorageError):

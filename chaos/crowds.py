@@ -30,6 +30,7 @@ from chaos.experiments import (
 )
 from chaos.forking import answer, start
 from chaos.outcome import Case, Row, scaled, scratch, tallied
+from chaos.sweeping import swept
 from chaos.watching import look_at_store, watched
 from hypercolumns.specs import ExperimentSpec
 from storage.errors import LeaseLostError
@@ -47,6 +48,7 @@ __all__ = ["campaign", "judged", "reference"]
 _CASES = {2: 14, 4: 10, 8: 6}
 _SILENT_CASES = 16
 _TRAINING_CASES = 8
+_SWEPT_CASES = 20
 _IMAGES = 28
 _SHARD = 4
 _LEASE_SECONDS = 0.6
@@ -69,6 +71,7 @@ def campaign(scale: float, seed: int) -> list[Row]:
         rows.append(_trained_together(folder / "trained", everything, scaled(_TRAINING_CASES, scale)))
         answers = [_silenced(folder / f"silent-{case}", case, seed) for case in range(scaled(_SILENT_CASES, scale))]
         rows.append(_told("writer silent until its lease expired", answers))
+        rows.append(swept(folder / "swept", scaled(_SWEPT_CASES, scale), seed))
     return rows
 
 

@@ -6,6 +6,7 @@ that are not ours are never touched.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -161,7 +162,9 @@ def _taken(workspace: Workspace, going: list[_Thing], removal: Removal) -> list[
     for thing in going:
         item = thing.item(workspace)
         if thing.kind != "store":
-            taken.append((item, removal.take_away(thing.path)))
+            # A run removes the checkpoints of its ended training itself, and may come first.
+            with contextlib.suppress(FileNotFoundError):
+                taken.append((item, removal.take_away(thing.path)))
             continue
         with alone_in(StoreLayout(thing.path)) as alone:
             if alone:

@@ -24,6 +24,7 @@ CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 30.0
 """A worker that is asked for the first time imports what it needs to answer."""
 _LISTED = 5
+_LONGEST_GREETING = 1 << 20
 
 _logger = logging.getLogger("hypercolumns.flows")
 
@@ -50,15 +51,25 @@ def examine(address: str, terms: Terms, api: str, patience_seconds: float) -> in
 
 
 def _knock(address: str) -> None:
-    """Open and close a connection: a wrong address is known at once, where Dask would try again and again."""
+    """Open and close a connection: what is wrong is known at once, where Dask would try again and again, or wait for ever."""
     parts = urlsplit(address)
     try:
-        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=CONNECT_SECONDS).close()
+        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=CONNECT_SECONDS) as connection:
+            # Dask's listeners speak first: eight bytes, the length of a short greeting, the lowest first.
+            greeting = connection.recv(8) if parts.scheme == "tcp" else b"\1"
+    except TimeoutError as error:
+        raise _no_scheduler(address, "nobody who answers") from error
     except (OSError, ValueError) as error:
-        raise ClusterError(
-            f"{address}: expected a Dask scheduler, found none ({error}). Remedy: start one (`dask scheduler`), or correct "
-            "dask_address; the port is the scheduler's (8786), not its dashboard's"
-        ) from error
+        raise _no_scheduler(address, f"none ({error})") from error
+    if not 0 < int.from_bytes(greeting, "little") < _LONGEST_GREETING:
+        raise _no_scheduler(address, "a server of another kind")
+
+
+def _no_scheduler(address: str, found: str) -> ClusterError:
+    return ClusterError(
+        f"{address}: expected a Dask scheduler, found {found}. Remedy: start one (`dask scheduler`), or correct dask_address: "
+        "the port is the scheduler's (8786), not its dashboard's"
+    )
 
 
 async def _examined(address: str, terms: Terms, api: str, patience_seconds: float) -> int:
@@ -70,8 +81,8 @@ async def _examined(address: str, terms: Terms, api: str, patience_seconds: floa
             answers = await asyncio.gather(*(_answer(client, worker, terms, api) for worker in workers))
     except (OSError, TimeoutError) as error:
         raise ClusterError(
-            f"{address}: expected a Dask scheduler, got no answer that one would give ({error}). Remedy: the port is the "
-            "scheduler's (8786), not its dashboard's; both sides need the same release of Dask"
+            f"{address}: expected a Dask scheduler's answer, got none ({error}). Remedy: both sides need the same release of Dask, "
+            "and the scheduler must have time to answer"
         ) from error
     unfit = [f"worker {worker}: {'; '.join(said)}" for worker, said in zip(workers, answers, strict=True) if said]
     if unfit:

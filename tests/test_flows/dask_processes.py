@@ -43,26 +43,25 @@ class DaskProcesses:
         self.address = str(json.loads(found.read_text(encoding="utf-8"))["address"])
         return self.address
 
+    def start_workers(self, count: int) -> None:
+        """Start some workers side by side, and wait until all are there."""
+        for _ in range(count):
+            self.start_worker(wait=False)
+        wait_until(lambda: len(self.names()) >= count, f"{count} workers to register", self.logs)
+
     def start_worker(
-        self, *, threads: int = 1, environment: dict[str, str] | None = None, wait: bool = True
+        self, *, wait: bool = True, prefix: tuple[str, ...] = (), environment: dict[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start a worker without a nanny, so that killing it kills what computes."""
-        count = len(self.workers)
+        """Start a worker of one thread, without a nanny, so that killing it kills what computes."""
+        name = f"worker-{len(self.workers)}"
         where = ["--host", "127.0.0.1", "--local-directory", str(self.folder / "scratch")]
-        options = [
-            "--no-nanny",
-            "--no-dashboard",
-            "--nthreads",
-            str(threads),
-            "--memory-limit",
-            "0",
-            "--name",
-            f"worker-{count}",
-        ]
-        worker = self._start(f"worker-{count}", ["worker", self.address, *where, *options], environment)
+        # It imports what it needs before it registers: on a busy machine that takes longer than a whole test.
+        options = ["--no-nanny", "--no-dashboard", "--nthreads", "1", "--memory-limit", "0", "--name", name]
+        command = ["worker", self.address, *where, *options, "--preload", "flows.dask_fleet"]
+        worker = self._start(name, command, prefix, environment)
         self.workers.append(worker)
         if wait:
-            wait_until(lambda: f"worker-{count}" in self.names(), "a worker to register", self.logs)
+            wait_until(lambda: name in self.names(), "a worker to register", self.logs)
         return worker
 
     def names(self) -> set[str]:
@@ -85,10 +84,12 @@ class DaskProcesses:
                 process.kill()
                 process.wait(20)
 
-    def _start(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    def _start(
+        self, name: str, command: list[str], prefix: tuple[str, ...] = (), environment: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "dask", *command],
+                [*prefix, sys.executable, "-m", "dask", *command],
                 cwd=self.folder,
                 env=python_environment(**(environment or {})),
                 stdout=log,

@@ -51,7 +51,7 @@ class ChecksSpec(Spec):
     )
     near_duplicates: Reaction = Field("warn", description="a train image and a val image look alike, by a perceptual hash")
     max_hash_distance: int = Field(
-        2, ge=0, le=16, description="bits out of 64 in which the hashes of images that look alike may differ"
+        4, ge=0, le=16, description="bits out of 64 in which the hashes of images that look alike may differ"
     )
 
 

@@ -114,7 +114,7 @@ def decide(
     against = _against(paired, changes, spec)
     found = (
         f"mean IU {_percent(mean_iu)} against the champion's {_percent(former)}: {_points(paired['difference'])} points, "
-        f"{100 * spec.confidence:g} % interval {_points(paired['low'])} to {_points(paired['high'])}, on {len(challenger)} images"
+        f"{100 * spec.confidence:g} % interval {_points(paired['low'])} to {_points(paired['high'])}, {len(challenger)} images"
     )
     return Decision(
         not against,
@@ -151,15 +151,12 @@ def _changes(
 
 def _against(paired: dict[str, float], changes: Sequence[ClassChange], spec: PromotionSpec) -> tuple[str, ...]:
     """Say what speaks against a promotion; nothing if nothing does."""
-    found = []
+    found: list[str] = []
+    gain, lowest = _points(paired["difference"]), _points(paired["low"])
     if paired["difference"] < spec.min_gain:
-        found.append(
-            f"a gain of {_points(paired['difference'])} points is less than the {100 * spec.min_gain:g} asked for (min_gain)"
-        )
+        found.append(f"a gain of {gain} points is less than the {100 * spec.min_gain:g} asked for (min_gain)")
     if paired["low"] <= 0.0:
-        found.append(
-            f"not surely better: the interval of the gain reaches down to {_points(paired['low'])} points (confidence)"
-        )
+        found.append(f"not surely better: the interval of the gain reaches down to {lowest} points (confidence)")
     found += [
         f"class {change.name} fell from {_percent(change.champion_iu)} to {_percent(change.challenger_iu)} IU on "
         f"{change.pixels} pixels, by more than the {100 * spec.max_class_drop:g} points allowed (max_class_drop)"

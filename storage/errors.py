@@ -2,6 +2,7 @@
 
 StorageError
 ├── AlreadyPublishedError  somebody else published under this name first
+├── ChampionChangedError   the champion is another one than the decision was made about
 ├── FormatError            metadata or a record that is not ours, or is torn
 │   └── VersionError       whole, and of a format version we do not read
 ├── KeyMismatchError       what is stored under a key was not made from the fields that now claim it
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 __all__ = [
     "AlreadyPublishedError",
+    "ChampionChangedError",
     "DamagedError",
     "DiskSpaceError",
     "FormatError",
@@ -38,6 +40,10 @@ class StorageError(Exception):
 
 class AlreadyPublishedError(StorageError):
     """Somebody else published under this name first; their bytes stand, ours were discarded."""
+
+
+class ChampionChangedError(StorageError):
+    """The champion is another one than the decision was made about, or it was pinned meanwhile; nothing was changed."""
 
 
 class FormatError(StorageError):

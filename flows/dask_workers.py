@@ -81,8 +81,8 @@ async def _examined(address: str, terms: Terms, api: str, patience_seconds: floa
             answers = await asyncio.gather(*(_answer(client, worker, terms, api) for worker in workers))
     except (OSError, TimeoutError) as error:
         raise ClusterError(
-            f"{address}: expected a Dask scheduler's answer, got none ({error}). Remedy: both sides need the same release of Dask, "
-            "and the scheduler must have time to answer"
+            f"{address}: expected a Dask scheduler's answer, got none ({error}). Remedy: both sides need the same release of "
+            "Dask, and the scheduler must have time to answer"
         ) from error
     unfit = [f"worker {worker}: {'; '.join(said)}" for worker, said in zip(workers, answers, strict=True) if said]
     if unfit:

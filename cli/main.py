@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from cli.champions import register_champions
 from cli.experiments import register_experiments
 from cli.figures import register_figures
 from cli.operations import register_operations
@@ -25,6 +26,7 @@ register_experiments(app)
 register_predictions(app)
 register_stores(app)
 register_runs(app)
+register_champions(app)
 register_figures(app)
 register_operations(app)
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.accelerator import accelerator
 from flows.fleet import fleet_of
 from tasks.evaluate import evaluate_model
 from tasks.extract import extract_features
@@ -46,7 +47,7 @@ def _stage(name: str, function: Callable[..., StageT]) -> Task[..., StageT]:
 
 def _extract(job: Job, prepared: Prepared) -> Extracted:
     """Compute and store every missing row of the experiment's images, views and layers."""
-    with fleet_of(job) as fleet:
+    with fleet_of(job) as fleet, accelerator():
         return extract_features(job, prepared) if fleet is None else extract_together(job, prepared, fleet)
 
 

@@ -48,8 +48,8 @@ def test_the_file_itself_names_no_deployment_twice_and_sets_no_parameter_to_null
 def test_the_forms_explain_every_parameter_and_know_choices_and_limits(deployments):
     for name, found in deployments.items():
         schema = found["parameter_openapi_schema"]
-        assert set(schema["properties"]) == {"config", "workspace"}, name
-        assert all(schema["properties"][parameter]["description"] for parameter in ("config", "workspace")), name
+        assert set(schema["properties"]) == {"config", "workspace", "cluster"}, name
+        assert all(parameter["description"] for parameter in schema["properties"].values()), name
         definitions = schema["definitions"]
         unexplained = [
             f"{section}.{field}"

@@ -49,7 +49,7 @@ class Ledger:
         try:
             yield
         except DatasetError as error:
-            self.rejected.append(RejectedRecord(path, record, str(error)))
+            self.rejected.append(RejectedRecord(path, record, str(error).removeprefix(f"{path}: ")))
 
     def settle(self) -> tuple[RejectedRecord, ...]:
         """Return what was left out.

@@ -7,6 +7,7 @@ import typer
 from cli.champions import register_champions
 from cli.experiments import register_experiments
 from cli.figures import register_figures
+from cli.nights import register_nights
 from cli.predictions import register_predictions
 from cli.runs import register_runs
 from cli.shadowing import refuse_foreign_packages
@@ -26,6 +27,7 @@ register_predictions(app)
 register_stores(app)
 register_runs(app)
 register_champions(app)
+register_nights(app)
 register_figures(app)
 
 

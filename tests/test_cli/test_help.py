@@ -28,6 +28,8 @@ def test_the_commands_are_those_that_are_promised():
         *(("store",), ("store", "ls"), ("store", "info"), ("store", "du"), ("store", "verify"), ("store", "repair")),
         *(("store", "gc"), ("store", "evict"), ("store", "compact")),
         *(("runs",), ("runs", "ls"), ("runs", "show"), ("shapes",), ("shapes", "make")),
+        *(("champion",), ("champion", "show"), ("champion", "history"), ("champion", "rollback"), ("champion", "pin")),
+        *(("nightly",), ("notify",), ("notify", "data-arrived")),
     }
 
 
@@ -36,9 +38,9 @@ def test_every_command_has_a_help_text_and_every_command_that_does_something_pri
     ran = hypercolumns(*path, "--help")
     assert ran.code == 0
     assert len(ran.out.splitlines()) > 5
-    if path not in {(), ("store",), ("runs",), ("shapes",)}:
+    if path not in {(), ("store",), ("runs",), ("shapes",), ("champion",), ("notify",)}:
         assert "--json" in ran.out
-    if path and path[0] not in {"shapes", "pretrain-backbone"} and path not in {("store",), ("runs",)}:
+    if path and path[0] not in {"shapes", "pretrain-backbone", "notify"} and path not in {("store",), ("runs",), ("champion",)}:
         assert "--workspace" in ran.out
         assert "HYPERCOLUMNS_HOME" in ran.out
 

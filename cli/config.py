@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hypercolumns.nights import NightSpec
     from hypercolumns.specs import ExperimentSpec
 
-__all__ = ["load_experiment"]
+__all__ = ["load_experiment", "load_night"]
+
+_NIGHT = "nightly"
 
 
 def load_experiment(path: Path | None, overrides: Sequence[str]) -> ExperimentSpec:
@@ -22,11 +25,39 @@ def load_experiment(path: Path | None, overrides: Sequence[str]) -> ExperimentSp
     Raises:
         SpecError: the file is missing or not YAML, or something in it is unknown or out of range.
     """
-    from hypercolumns.specs import ExperimentSpec, parse_spec
+    value = _values(path, overrides)
+    value.pop(_NIGHT, None)
+    return _checked(value, path)
 
+
+def load_night(path: Path | None, overrides: Sequence[str]) -> tuple[ExperimentSpec, NightSpec]:
+    """Read an experiment file that may have a section `nightly`: what a night of it is told. Other commands pass it over.
+
+    Args:
+        path: The YAML file; None starts from the defaults.
+        overrides: As for `load_experiment`, and `nightly.promotion.min_gain=0.01`.
+
+    Raises:
+        SpecError: the file is missing or not YAML, or something in it is unknown or out of range.
+    """
+    from hypercolumns.nights import NightSpec
+    from hypercolumns.specs import parse_spec
+
+    value = _values(path, overrides)
+    night = parse_spec(NightSpec, value.pop(_NIGHT, {}))
+    return _checked(value, path), night
+
+
+def _values(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     value: dict[str, Any] = {} if path is None else _read_yaml(path)
     for override in overrides:
         _apply(value, override)
+    return value
+
+
+def _checked(value: dict[str, Any], path: Path | None) -> ExperimentSpec:
+    from hypercolumns.specs import ExperimentSpec, parse_spec
+
     return _expand(parse_spec(ExperimentSpec, value), path)
 
 

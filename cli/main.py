@@ -7,6 +7,7 @@ import typer
 from cli.champions import register_champions
 from cli.experiments import register_experiments
 from cli.figures import register_figures
+from cli.nights import register_nights
 from cli.operations import register_operations
 from cli.predictions import register_predictions
 from cli.runs import register_runs
@@ -27,6 +28,7 @@ register_predictions(app)
 register_stores(app)
 register_runs(app)
 register_champions(app)
+register_nights(app)
 register_figures(app)
 register_operations(app)
 

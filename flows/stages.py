@@ -15,6 +15,9 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.accelerator import accelerator
 from flows.fleet import fleet_of
+from tasks.challengers import train_challenger
+from tasks.data_checks import check_data
+from tasks.decide import decide_night, tidy_up
 from tasks.evaluate import evaluate_model
 from tasks.extract import extract_features
 from tasks.extract_together import extract_together
@@ -25,16 +28,18 @@ from tasks.pretrain import pretrain_classifier
 from tasks.record import note_stage
 from tasks.report import write_report
 from tasks.sample import sample_pixels
+from tasks.standings import find_news
 from tasks.train import train_dense
 
 __all__ = ["check", "evaluate", "extract", "prepare", "pretrain", "report", "sample", "train"]
+__all__ += ["challenge", "check_night_data", "decide", "news", "tidy"]
 
 _logger = logging.getLogger("hypercolumns.flows")
 StageT = TypeVar("StageT", bound=Stage)
 
 
 def _stage(name: str, function: Callable[..., StageT]) -> Task[..., StageT]:
-    def run(job: Job, *earlier: Stage) -> StageT:
+    def run(job: Job, *earlier: Any) -> StageT:
         result = function(job, *earlier)
         note_stage(job, name, result)
         _logger.info("%s: %s in %.1f s", name, "found" if result.cached else "done", result.seconds)
@@ -65,3 +70,8 @@ pretrain = _stage("pretrain", pretrain_classifier)
 train = _stage("train", train_dense)
 evaluate = _stage("evaluate", _evaluate)
 report = _stage("report", write_report)
+news = _stage("news", find_news)
+check_night_data = _stage("data checks", check_data)
+challenge = _stage("train", train_challenger)
+decide = _stage("decide", decide_night)
+tidy = _stage("tidy up", tidy_up)

@@ -1,13 +1,27 @@
-"""From a spec to a data set of instances."""
+"""From a spec to a data set of instances: the reader of its layout, and the choice of classes and instances."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from hypercolumns.box_specs import InstancesSpec
-from hypercolumns.datasets.instances.base import InstanceDataset
+from hypercolumns.datasets.instances.base import AnnotatedImage, Instance, InstanceClass, InstanceDataset
+from hypercolumns.datasets.instances.coco import read_coco
+from hypercolumns.datasets.instances.records import Ledger
+from hypercolumns.datasets.instances.shapes import read_shapes
+from hypercolumns.datasets.listing import resolve_root
+from hypercolumns.errors import DatasetError
 
 __all__ = ["open_instances"]
+
+_Classes = tuple[InstanceClass, ...]
+_Images = tuple[AnnotatedImage, ...]
+_Read = Callable[[Path, str, InstancesSpec, Ledger, int | None], tuple[_Classes, _Images, tuple[Path, ...]]]
 
 
 def open_instances(spec: InstancesSpec, *, shapes_root: Path | None = None) -> InstanceDataset:
@@ -21,4 +35,87 @@ def open_instances(spec: InstancesSpec, *, shapes_root: Path | None = None) -> I
         DatasetError: the layout does not fit, or (with `on_bad_record: fail`) a record is wrong; the first few are named, with
             their files.
     """
-    raise NotImplementedError(spec, shapes_root)
+    place = shapes_root if spec.kind == "shapes" else spec.root
+    if place is None:
+        raise DatasetError("kind shapes: expected the data set's folder, got none. Remedy: give shapes_root, where it was made")
+    root = resolve_root(place)
+    ledger = Ledger(skip=spec.on_bad_record == "skip")
+    limits = {spec.val_split: spec.limit_val, spec.train_split: spec.limit_train}
+    read = {
+        split: _READERS[spec.kind](root, split, spec, ledger, limits[split]) for split in (spec.train_split, spec.val_split)
+    }
+    rejected = ledger.settle()
+    (classes, train, _), (val_classes, _, _) = read[spec.train_split], read[spec.val_split]
+    if classes != val_classes:
+        raise DatasetError(
+            f"{root}: expected the same classes in both splits, got {_names(classes)} in {spec.train_split!r} and "
+            f"{_names(val_classes)} in {spec.val_split!r}, or other keypoints. Remedy: write both files with one list"
+        )
+    chosen = _chosen(root, classes, train, spec)
+    images = {split: _selected(found, chosen, spec) for split, (_, found, _) in read.items()}
+    for split, found in images.items():
+        if not any(image.instances for image in found):
+            raise DatasetError(
+                f"{root}: split {split!r}: expected at least one instance, got none. Remedy: choose other classes"
+            )
+    files = {split: paths for split, (_, _, paths) in read.items()}
+    return InstanceDataset(root.name, tuple(classes[number] for number in chosen), images, files, rejected)
+
+
+def _coco(
+    root: Path, split: str, spec: InstancesSpec, ledger: Ledger, limit: int | None
+) -> tuple[_Classes, _Images, tuple[Path, ...]]:
+    classes, images, path = read_coco(root, split, spec, ledger, limit=limit)
+    return classes, images, (path,)
+
+
+def _shapes(
+    root: Path, split: str, spec: InstancesSpec, ledger: Ledger, limit: int | None
+) -> tuple[_Classes, _Images, tuple[Path, ...]]:
+    return read_shapes(root, split, spec, ledger, limit=limit)
+
+
+_READERS: dict[str, _Read] = {"coco": _coco, "shapes": _shapes}
+
+
+def _names(classes: _Classes) -> str:
+    return ", ".join(each.name for each in classes[:10]) + (" ..." if len(classes) > 10 else "")
+
+
+def _chosen(root: Path, classes: _Classes, train: _Images, spec: InstancesSpec) -> tuple[int, ...]:
+    """Return the places of the classes to keep, in their new order."""
+    names = [each.name for each in classes]
+    for name in spec.class_names or ():
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 3) or names[:5]
+            raise DatasetError(f"{root}: no class {name!r}. Remedy: use class_names such as {', '.join(near)}")
+    chosen = range(len(names)) if spec.class_names is None else [names.index(name) for name in spec.class_names]
+    counts = np.zeros(len(names), np.int64)
+    for image in train:
+        for instance in image.instances:
+            counts[instance.class_index] += _usable(instance, spec) and not instance.crowd
+    kept = tuple(number for number in chosen if counts[number] >= spec.min_train_instances)
+    if not kept:
+        raise DatasetError(
+            f"{root}: expected a class of at least {spec.min_train_instances} train instances, got {counts.max()} at most. "
+            "Remedy: lower min_train_instances"
+        )
+    return kept
+
+
+def _usable(instance: Instance, spec: InstancesSpec) -> bool:
+    return bool((instance.box_xyxy[2:] - instance.box_xyxy[:2]).min() >= spec.min_side)
+
+
+def _selected(images: _Images, chosen: tuple[int, ...], spec: InstancesSpec) -> _Images:
+    places = {number: place for place, number in enumerate(chosen)}
+    found = []
+    for image in images:
+        kept = tuple(
+            replace(instance, class_index=places[instance.class_index])
+            for instance in image.instances
+            if instance.class_index in places and _usable(instance, spec)
+        )
+        if kept or spec.images_without_instances:
+            found.append(replace(image, instances=kept))
+    return tuple(found)

@@ -1,8 +1,7 @@
-"""Scores of detections, once their masks are known: a small classifier on what lies in the region and in the box, and regions
-that overlap a better one left out.
+"""Scores of detections, once their masks are known, and regions that overlap a better one left out.
 
-Box detectors score boxes; what a mask covers tells more. The classifier is logistic, on the mean hypercolumn inside the mask, the
-mean in the box, how sure the heatmap is, how much of the box it fills, and the detector's own score.
+Box detectors score boxes; what a mask covers tells more. A small logistic classifier looks at the mean hypercolumn inside the
+mask, the mean in the box, how sure the heatmap is, how much of the box it fills, and the detector's own score.
 
 Source: Hariharan et al., "Simultaneous detection and segmentation", ECCV 2014, sec. 3.3 (region and box features together).
 """

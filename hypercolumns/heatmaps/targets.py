@@ -1,7 +1,7 @@
 """What a box's heatmap should be: an instance's mask, its keypoints or its parts, seen through a box.
 
-Heatmap pixels lie where `hypercolumns.geometry.box_positions` puts them in the (expanded) box; the image's pixel that holds such
-a position decides. Numbers are 0 to 1, and NaN where nobody knows: beyond the image, for keypoints that are not annotated,
+Heatmap pixels lie where `hypercolumns.geometry.box_positions` puts them in the (expanded) box; the image's pixel that holds
+such a position decides. Numbers are 0 to 1, and NaN where nobody knows: beyond the image, for keypoints that are not annotated,
 and, for parts, outside the object.
 """
 

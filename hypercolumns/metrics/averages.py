@@ -5,7 +5,7 @@ What matters of an image are sums and counts; scores and intervals come from `hy
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypercolumns.errors import MetricError
-from hypercolumns.metrics.ranking import mean_over
+from hypercolumns.metrics.ranking import Summary, mean_over
 
-__all__ = ["MeanScores", "box_mask_iou", "score_means"]
+__all__ = ["MeanOf", "MeanScores", "box_mask_iou", "score_means"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,40 @@ class MeanScores:
         return scores | {
             f"{self.name}/{name}": by_class[:, number] for number, name in enumerate(self.class_names) if present[number]
         }
+
+
+@dataclass(frozen=True)
+class MeanOf:
+    """The mean over classes of scores that were made class by class.
+
+    Attributes:
+        members: Scores of the same images, by class.
+    """
+
+    members: Mapping[str, Summary]
+
+    @property
+    def images(self) -> int:
+        """How many images there are."""
+        return next(iter(self.members.values())).images
+
+    @property
+    def protocol(self) -> str:
+        """What has to be said beside every number."""
+        said = [str(getattr(each, "protocol", "")) for each in self.members.values()]
+        return "; ".join(["mean over classes", *dict.fromkeys(said)])
+
+    def summarise(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return each score's mean over the classes, `SCORE/CLASS`, and `SCORE/CLASS: REST` of what has a rest already."""
+        found = {name: member.summarise(weights) for name, member in self.members.items()}
+        heads = dict.fromkeys(score for scores in found.values() for score in scores if "/" not in score)
+        means = {head: mean_over([scores[head] for scores in found.values() if head in scores], len(weights)) for head in heads}
+        parts = {
+            f"{score}/{name}" if "/" not in score else score.replace("/", f"/{name}: ", 1): values
+            for name, scores in found.items()
+            for score, values in scores.items()
+        }
+        return means | parts
 
 
 def _share(totals: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -71,7 +71,7 @@ class BoxEvalSpec(Spec):
         "coco",
         description="rule of matching: best uncovered instance and overlap >= t; best instance; uncovered and overlap > t",
     )
-    mask_threshold: float = Field(0.5, gt=0, lt=1, description="probability from which a pixel belongs to the mask")
+    mask_threshold: float = Field(0.4, gt=0, lt=1, description="probability from which a pixel belongs to the mask")
     superpixels: Literal["none", "slic", "felzenszwalb"] = Field("none", description="project heatmaps onto superpixels")
     superpixel_pixels: int = Field(200, ge=4, le=100_000, description="about how many pixels a superpixel holds")
     superpixel_mean: float = Field(0.4, gt=0, le=1, description="mean of the heatmap from which a superpixel is kept")

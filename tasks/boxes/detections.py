@@ -24,8 +24,9 @@ def write_instances(places: Workspace, spec: InstancesSpec) -> Path | None:
     if spec.kind != "shapes":
         return None
     shapes = spec.shapes
-    root = places.datasets / f"shapes-{shapes.images}x{shapes.size}-seed{shapes.seed}"
-    write_shapes(root, images=shapes.images, size=shapes.size, seed=shapes.seed)
+    kind = "" if spec.scenery == "varied" else f"-{spec.scenery}"
+    root = places.datasets / f"shapes-{shapes.images}x{shapes.size}-seed{shapes.seed}{kind}"
+    write_shapes(root, images=shapes.images, size=shapes.size, seed=shapes.seed, scenery=spec.scenery)
     return root
 
 

@@ -111,7 +111,7 @@ def _keypoints(
             # Images without a pose keep their numbers, so that all summaries are of the same images.
             found = _padded_pck(points, truth, labelled, scale, images, len(entries), names, alphas)
             kinds.setdefault(kind, {})[own.name] = found
-        poses = [_pose_image(entry, each, label) for entry, each in zip(entries, predictions["found"], strict=True)]
+        poses = [_pose_image(entry, each, label, len(names)) for entry, each in zip(entries, predictions["found"], strict=True)]
         kinds.setdefault("apk", {})[own.name] = score_apk(poses, names, alphas=alphas)
     return {kind: next(iter(each.values())) if len(each) == 1 else MeanOf(each) for kind, each in kinds.items()}
 
@@ -137,13 +137,11 @@ def _padded_pck(
     return type(found)(found.names, found.alphas, right, padded, found.left_out)
 
 
-def _pose_image(entry: BoxEntry, found: Sequence[BoxPrediction], label: int) -> PoseImage:
+def _pose_image(entry: BoxEntry, found: Sequence[BoxPrediction], label: int, count: int) -> PoseImage:
     own = [each for each in found if each.label == label]
     truth = [each for each in entry.instances if each.label == label and each.keypoints_xyv is not None and not each.ignored]
     truth = [each for each in truth if (each.visibility > 0).any()]
-    lines = np.array([each.points_xys for each in own], np.float64)
-    count = lines.shape[1] if own else len(truth[0].points_xy) if truth else 0
-    lines = lines.reshape(len(own), count, 3)
+    lines = np.array([each.points_xys for each in own], np.float64).reshape(len(own), count, 3)
     return PoseImage(
         entry.image.image_id,
         lines[..., :2],

@@ -11,7 +11,7 @@ from cli.config import load_experiment
 from cli.context import JsonOption, WorkspaceOption, command, emit, quiet_prefect
 from cli.embedded import EmbeddedServer, configure_prefect
 
-__all__ = ["register_experiments"]
+__all__ = ["config_and_overrides", "register_experiments", "run_flow"]
 
 ConfigArgument = Annotated[
     Path | None, typer.Argument(help="Experiment file (YAML); without one, the defaults: generated figures.")
@@ -82,7 +82,7 @@ def _plan(
     from tasks.plan import plan_extraction
     from tasks.prepare import prepare_dataset
 
-    spec = load_experiment(*_config_and_overrides(config, overrides))
+    spec = load_experiment(*config_and_overrides(config, overrides))
     job = Job(spec=spec, workspace=resolve_workspace(workspace))
     planned = plan_extraction(job, prepare_dataset(job))
     lines = [
@@ -99,7 +99,7 @@ def _plan(
         raise typer.Exit(1)
 
 
-def _config_and_overrides(config: Path | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
+def config_and_overrides(config: Path | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
     """Take a first argument that is an override for one: a config file may be left out."""
     found = list(overrides or [])
     if config is not None and "=" in str(config) and not config.exists():
@@ -108,7 +108,12 @@ def _config_and_overrides(config: Path | None, overrides: list[str] | None) -> t
 
 
 def _run_flow(flow: str, config: Path | None, overrides: list[str], workspace: Path | None, as_json: bool) -> None:
-    spec = load_experiment(*_config_and_overrides(config, overrides))
+    value = run_flow(flow, load_experiment(*config_and_overrides(config, overrides)), workspace)
+    emit(value, as_json, _summary(value))
+
+
+def run_flow(flow: str, spec: Any, workspace: Path | None) -> dict[str, Any]:
+    """Run a flow of this name on a spec, with an embedded server if the user has none, and return its result."""
     from storage.workspace import Workspace, resolve_workspace
 
     root = resolve_workspace(workspace)
@@ -120,8 +125,8 @@ def _run_flow(flow: str, config: Path | None, overrides: list[str], workspace: P
         server.wait()
     with quiet_prefect():
         result = run(config=spec, workspace=root)
-    value = result.model_dump(mode="json")
-    emit(value, as_json, _summary(value))
+    found: dict[str, Any] = result.model_dump(mode="json")
+    return found
 
 
 def _summary(value: dict[str, Any]) -> str:

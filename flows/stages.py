@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
@@ -24,16 +24,27 @@ from tasks.report import write_report
 from tasks.sample import sample_pixels
 from tasks.train import train_dense
 
-__all__ = ["check", "evaluate", "extract", "prepare", "pretrain", "report", "sample", "train"]
+__all__ = ["check", "evaluate", "extract", "prepare", "pretrain", "recorded_task", "report", "sample", "train"]
 
 _logger = logging.getLogger("hypercolumns.flows")
 StageT = TypeVar("StageT", bound=Stage)
 
 
-def _stage(name: str, function: Callable[..., StageT]) -> Task[..., StageT]:
-    def run(job: Job, *earlier: Stage) -> StageT:
+class AnyJob(Protocol):
+    """An experiment of any kind: whatever its tasks take, its record is kept by the job of its features."""
+
+    @property
+    def features(self) -> Job:
+        """The job of filling the feature store."""
+        ...
+
+
+def recorded_task(name: str, function: Callable[..., StageT]) -> Task[..., StageT]:
+    """Make a task of a stage: logged, noted in the run's record, and never cached by Prefect."""
+
+    def run(job: Job | AnyJob, *earlier: Stage) -> StageT:
         result = function(job, *earlier)
-        note_stage(job, name, result)
+        note_stage(job if isinstance(job, Job) else job.features, name, result)
         _logger.info("%s: %s in %.1f s", name, "found" if result.cached else "done", result.seconds)
         return result
 
@@ -42,11 +53,11 @@ def _stage(name: str, function: Callable[..., StageT]) -> Task[..., StageT]:
     return task(name=name, cache_policy=NO_CACHE, persist_result=False)(run)
 
 
-prepare = _stage("prepare", prepare_dataset)
-check = _stage("plan", check_plan)
-extract = _stage("extract", extract_features)
-sample = _stage("sample", sample_pixels)
-pretrain = _stage("pretrain", pretrain_classifier)
-train = _stage("train", train_dense)
-evaluate = _stage("evaluate", evaluate_model)
-report = _stage("report", write_report)
+prepare = recorded_task("prepare", prepare_dataset)
+check = recorded_task("plan", check_plan)
+extract = recorded_task("extract", extract_features)
+sample = recorded_task("sample", sample_pixels)
+pretrain = recorded_task("pretrain", pretrain_classifier)
+train = recorded_task("train", train_dense)
+evaluate = recorded_task("evaluate", evaluate_model)
+report = recorded_task("report", write_report)

@@ -44,7 +44,12 @@ class InstancesSpec(Spec):
     keypoint_origin: Literal["pixel_index", "continuous"] | None = Field(
         None,
         description="what keypoint coordinates in the files mean: numbers of pixels (their centres, as in COCO's own files) or "
-        "positions; by default positions for shapes, pixel numbers for the others",
+        "positions; by default pixel numbers for coco, positions for the others",
+    )
+    part_groups: dict[str, dict[str, tuple[str, ...]]] | None = Field(
+        None,
+        description="pascal_part: for a class, its parts by name, each made of parts in the files; parts that are in none are "
+        "unknown, classes that are not named keep no parts; by default all parts, numbers behind their names taken off",
     )
     class_names: tuple[str, ...] | None = Field(None, min_length=1, description="only these classes, in this order")
     min_train_instances: int = Field(
@@ -88,6 +93,12 @@ class DetectionsSpec(Spec):
     )
     results: str | None = Field(
         None, description="coco_results: the file of scored boxes; {split} stands for the split's name; ~ and $VARIABLES expand"
+    )
+    on_bad_record: Literal["fail", "skip"] = Field(
+        "fail", description="coco_results: fail stops at a wrong record; skip leaves it out"
+    )
+    on_missing_image: Literal["fail", "empty"] = Field(
+        "fail", description="coco_results: an image of the split without a record: refuse the file, or take it for no detection"
     )
     spread: float = Field(0.1, ge=0, lt=0.5, description="jitter: largest shift of a side, as a share of the box's size")
     copies: int = Field(1, ge=1, le=100, description="jitter: moved boxes for each true one")

@@ -11,10 +11,22 @@ from hypercolumns.datasets.instances.base import (
     PartScheme,
     RejectedRecord,
 )
+from hypercolumns.datasets.instances.checking import check_instances
+from hypercolumns.datasets.instances.detecting import open_detections, results_path
+from hypercolumns.datasets.instances.detections import Detections, suppressed
+from hypercolumns.datasets.instances.jitter import jittered_detections
 from hypercolumns.datasets.instances.opening import open_instances
+from hypercolumns.datasets.instances.results import (
+    box_result,
+    keypoints_result,
+    mask_result,
+    read_detections,
+    write_object_png,
+)
 
 __all__ = [
     "AnnotatedImage",
+    "Detections",
     "Instance",
     "InstanceClass",
     "InstanceDataset",
@@ -23,5 +35,15 @@ __all__ = [
     "LazyParts",
     "PartScheme",
     "RejectedRecord",
+    "box_result",
+    "check_instances",
+    "jittered_detections",
+    "keypoints_result",
+    "mask_result",
+    "open_detections",
     "open_instances",
+    "read_detections",
+    "results_path",
+    "suppressed",
+    "write_object_png",
 ]

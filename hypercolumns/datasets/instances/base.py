@@ -179,13 +179,17 @@ class InstanceDataset:
         images: The images of each split, in a stable order.
         label_files: The files that a split's labels were, or will be, read from: digest these to key what depends on labels.
         rejected: Records that were left out, where that was allowed.
+        other_categories: Numbers of classes that the data set has, but that were not chosen.
+        other_images: By split, numbers of images that it has, but that were not chosen.
     """
 
     name: str
     classes: tuple[InstanceClass, ...]
     images: Mapping[str, tuple[AnnotatedImage, ...]]
     label_files: Mapping[str, tuple[Path, ...]]
-    rejected: tuple[RejectedRecord, ...] = field(default=())
+    rejected: tuple[RejectedRecord, ...] = ()
+    other_categories: frozenset[int] = frozenset()
+    other_images: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
     @property
     def class_names(self) -> tuple[str, ...]:

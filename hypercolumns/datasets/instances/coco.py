@@ -33,6 +33,7 @@ from hypercolumns.datasets.instances.records import (
     mirrored,
 )
 from hypercolumns.datasets.instances.run_lengths import PolygonMask, RunMask
+from hypercolumns.datasets.instances.voc_layout import ReadSplit, wanted_splits
 from hypercolumns.errors import DatasetError, ImageError
 
 __all__ = ["COCO_PERSON_SIGMAS", "read_coco"]
@@ -60,24 +61,28 @@ class _Picture:
     image_hw: tuple[int, int]
 
 
-def read_coco(
-    root: Path, split: str, spec: InstancesSpec, ledger: Ledger, *, limit: int | None = None
-) -> tuple[tuple[InstanceClass, ...], tuple[AnnotatedImage, ...], Path]:
-    """Read one split.
-
-    Args:
-        root: The data set's folder.
-        split: The split's name.
-        spec: Names the files.
-        ledger: Where wrong records are noted.
-        limit: Only the first so many images; annotations of the others are passed over.
-
-    Returns:
-        The classes, the images with all their instances, and the annotation file.
+def read_coco(root: Path, spec: InstancesSpec, ledger: Ledger) -> tuple[tuple[InstanceClass, ...], dict[str, ReadSplit]]:
+    """Read the splits of a spec.
 
     Raises:
-        DatasetError: the file cannot be read as a whole, or names an image, category or annotation twice.
+        DatasetError: a file cannot be read as a whole, names an image, category or annotation twice, or has other classes than
+            the first; wrong records are noted in the ledger.
     """
+    found = {split: _read_split(root, split, limit, spec, ledger) for split, limit in wanted_splits(spec).items()}
+    (first, _), *others = found.values()
+    for classes, read in others:
+        if classes != first:
+            raise DatasetError(
+                f"{read.files[0]}: expected the categories and keypoints of {spec.train_split!r}, "
+                f"{', '.join(each.name for each in first[:9])}, got {', '.join(each.name for each in classes[:9])}, or others "
+                "of the same names. Remedy: write both files with one list"
+            )
+    return first, {split: read for split, (_, read) in found.items()}
+
+
+def _read_split(
+    root: Path, split: str, limit: int | None, spec: InstancesSpec, ledger: Ledger
+) -> tuple[tuple[InstanceClass, ...], ReadSplit]:
     path = root / spec.annotations.replace("{split}", split)
     lists = record_lists(path, read_json_file(path), ("images", "annotations", "categories"))
     for name, records in lists.items():
@@ -87,7 +92,7 @@ def read_coco(
         raise DatasetError(f"{path}: expected at least one image, got none. Remedy: choose another split")
     finder = ImageFinder(root, spec.image_folder.replace("{split}", split))
     chosen = lists["images"][:limit]
-    known = {record["id"] for record in lists["images"]}
+    known = ledger.images[split] = {record["id"] for record in lists["images"]}
     pictures = {
         picture.number: picture for picture in _pictures(path, chosen, finder, ledger, max_megapixels=spec.max_megapixels)
     }
@@ -103,7 +108,7 @@ def read_coco(
     images = [
         AnnotatedImage(each.key, each.path, each.image_hw, tuple(found[number]), number) for number, each in pictures.items()
     ]
-    return classes, tuple(images), path
+    return classes, ReadSplit(tuple(images), (path,))
 
 
 def _refuse_twins(path: Path, name: str, records: Sequence[dict[str, Any]]) -> None:

@@ -11,9 +11,14 @@ import numpy as np
 
 from hypercolumns.box_specs import InstancesSpec
 from hypercolumns.datasets.instances.base import AnnotatedImage, Instance, InstanceClass, InstanceDataset
+from hypercolumns.datasets.instances.berkeley import read_berkeley
 from hypercolumns.datasets.instances.coco import read_coco
+from hypercolumns.datasets.instances.pascal_part import read_pascal_part
 from hypercolumns.datasets.instances.records import Ledger
+from hypercolumns.datasets.instances.sbd import read_sbd
 from hypercolumns.datasets.instances.shapes import read_shapes
+from hypercolumns.datasets.instances.voc import read_voc
+from hypercolumns.datasets.instances.voc_layout import ReadSplit
 from hypercolumns.datasets.listing import resolve_root
 from hypercolumns.errors import DatasetError
 
@@ -21,7 +26,7 @@ __all__ = ["open_instances"]
 
 _Classes = tuple[InstanceClass, ...]
 _Images = tuple[AnnotatedImage, ...]
-_Read = Callable[[Path, str, InstancesSpec, Ledger, int | None], tuple[_Classes, _Images, tuple[Path, ...]]]
+_Read = Callable[[Path, InstancesSpec, Ledger], tuple[_Classes, dict[str, ReadSplit]]]
 
 
 def open_instances(spec: InstancesSpec, *, shapes_root: Path | None = None) -> InstanceDataset:
@@ -40,46 +45,33 @@ def open_instances(spec: InstancesSpec, *, shapes_root: Path | None = None) -> I
         raise DatasetError("kind shapes: expected the data set's folder, got none. Remedy: give shapes_root, where it was made")
     root = resolve_root(place)
     ledger = Ledger(skip=spec.on_bad_record == "skip")
-    limits = {spec.val_split: spec.limit_val, spec.train_split: spec.limit_train}
-    read = {
-        split: _READERS[spec.kind](root, split, spec, ledger, limits[split]) for split in (spec.train_split, spec.val_split)
-    }
+    classes, read = _READERS[spec.kind](root, spec, ledger)
     rejected = ledger.settle()
-    (classes, train, _), (val_classes, _, _) = read[spec.train_split], read[spec.val_split]
-    if classes != val_classes:
-        raise DatasetError(
-            f"{root}: expected the same classes in both splits, got {_names(classes)} in {spec.train_split!r} and "
-            f"{_names(val_classes)} in {spec.val_split!r}, or other keypoints. Remedy: write both files with one list"
-        )
+    train = read[spec.train_split].images
     chosen = _chosen(root, classes, train, spec)
-    images = {split: _selected(found, chosen, spec) for split, (_, found, _) in read.items()}
+    images = {split: _selected(found.images, chosen, spec) for split, found in read.items()}
     for split, found in images.items():
         if not any(image.instances for image in found):
             raise DatasetError(
                 f"{root}: split {split!r}: expected at least one instance, got none. Remedy: choose other classes"
             )
-    files = {split: paths for split, (_, _, paths) in read.items()}
-    return InstanceDataset(root.name, tuple(classes[number] for number in chosen), images, files, rejected)
+    files = {split: found.files for split, found in read.items()}
+    others = {
+        split: frozenset(ledger.images.get(split, ())) - {image.number for image in found} for split, found in images.items()
+    }
+    kept = tuple(classes[number] for number in chosen)
+    unused = frozenset(each.category_id for each in classes) - {each.category_id for each in kept}
+    return InstanceDataset(root.name, kept, images, files, rejected, unused, others)
 
 
-def _coco(
-    root: Path, split: str, spec: InstancesSpec, ledger: Ledger, limit: int | None
-) -> tuple[_Classes, _Images, tuple[Path, ...]]:
-    classes, images, path = read_coco(root, split, spec, ledger, limit=limit)
-    return classes, images, (path,)
-
-
-def _shapes(
-    root: Path, split: str, spec: InstancesSpec, ledger: Ledger, limit: int | None
-) -> tuple[_Classes, _Images, tuple[Path, ...]]:
-    return read_shapes(root, split, spec, ledger, limit=limit)
-
-
-_READERS: dict[str, _Read] = {"coco": _coco, "shapes": _shapes}
-
-
-def _names(classes: _Classes) -> str:
-    return ", ".join(each.name for each in classes[:10]) + (" ..." if len(classes) > 10 else "")
+_READERS: dict[str, _Read] = {
+    "berkeley": read_berkeley,
+    "coco": read_coco,
+    "pascal_part": read_pascal_part,
+    "sbd": read_sbd,
+    "shapes": read_shapes,
+    "voc": read_voc,
+}
 
 
 def _chosen(root: Path, classes: _Classes, train: _Images, spec: InstancesSpec) -> tuple[int, ...]:

@@ -19,23 +19,29 @@ from hypercolumns.datasets.instances.base import KeypointScheme, RejectedRecord
 from hypercolumns.datasets.listing import IMAGE_SUFFIXES, FolderIndex, index_folder
 from hypercolumns.errors import DatasetError
 
-__all__ = ["ImageFinder", "Ledger", "checked_box", "checked_keypoints", "checked_numbers", "mirrored"]
+__all__ = ["ImageFinder", "Ledger", "box_of_mask", "checked_box", "checked_keypoints", "checked_numbers", "mirrored"]
 
 _LISTED = 5
 _TOLERANCE_PX = 1.0
+_SIDES = {"left": "right", "right": "left", "Left": "Right", "Right": "Left", "L": "R", "R": "L", "l": "r", "r": "l"}
 _MARGIN_XYXY = np.array([-1.0, -1.0, 1.0, 1.0]) * _TOLERANCE_PX
 
 
 class Ledger:
-    """The records that cannot be used, with their reasons.
+    """The records that cannot be used, with their reasons, and the images that there are.
 
     Args:
         skip: Whether to go on without them.
+
+    Attributes:
+        rejected: The records.
+        images: By split, the numbers of all its images, of those too that were not asked for.
     """
 
     def __init__(self, *, skip: bool) -> None:
         self.skip = skip
         self.rejected: list[RejectedRecord] = []
+        self.images: dict[str, set[int]] = {}
 
     @contextmanager
     def record(self, path: Path, record: str) -> Iterator[None]:
@@ -152,6 +158,18 @@ def checked_box(box_xyxy: NDArray[np.float64], image_hw: tuple[int, int]) -> NDA
     return clipped
 
 
+def box_of_mask(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the tight box (4,) around the pixels of a mask.
+
+    Raises:
+        DatasetError: it has none.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        raise DatasetError("mask: expected at least one pixel, got none")
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
+
+
 def checked_keypoints(
     xyv: NDArray[np.float64],
     scheme: KeypointScheme,
@@ -176,23 +194,22 @@ def checked_keypoints(
     if unknown.any():
         number = int(unknown.argmax())
         raise DatasetError(f"keypoint {scheme.names[number]}: expected visibility 0, 1 or 2, got {xyv[number, 2]:g}")
-    labelled: NDArray[np.bool_] = xyv[:, 2] > 0
-    indices = spec.keypoint_origin == "pixel_index" or (spec.keypoint_origin is None and spec.kind != "shapes")
+    labelled = np.asarray(xyv[:, 2] > 0)
+    indices = spec.keypoint_origin == "pixel_index" or (spec.keypoint_origin is None and spec.kind == "coco")
     points = np.where(labelled[:, None], xyv[:, :2] + (0.5 if indices else 0.0), 0.0)
     height, width = image_hw
     _refuse_outside(points, labelled, np.array([0.0, 0.0, width, height]), scheme, "image")
     if spec.keypoints_outside_box == "fail":
         _refuse_outside(points, labelled, box_xyxy + _MARGIN_XYXY, scheme, "box")
     elif spec.keypoints_outside_box == "drop":
-        labelled = labelled & ~_outside(points, box_xyxy + _MARGIN_XYXY)
+        labelled = np.asarray(labelled & ~_outside(points, box_xyxy + _MARGIN_XYXY))
     if not labelled.any():
         return None
     return np.where(labelled[:, None], np.column_stack([points, xyv[:, 2]]), 0.0)
 
 
 def _outside(points: NDArray[np.float64], box: NDArray[np.float64]) -> NDArray[np.bool_]:
-    outside: NDArray[np.bool_] = ((points < box[:2]) | (points > box[2:])).any(axis=1)
-    return outside
+    return np.asarray(((points < box[:2]) | (points > box[2:])).any(axis=1))
 
 
 def _refuse_outside(
@@ -208,11 +225,17 @@ def _refuse_outside(
 
 
 def mirrored(names: Sequence[str]) -> tuple[int, ...]:
-    """Return for each name the place of the one it becomes in a mirror: left and right change places, others stay."""
+    """Return for each name the place of the one it becomes in a mirror: left and right change places, others stay.
+
+    Read are words (left_eye, base_right, L_Shoulder) and prefixes (leye, leftmirror), where the partner is there.
+    """
     places = {name: place for place, name in enumerate(names)}
-    return tuple(places.get(_swapped(name), place) for place, name in enumerate(names))
+    return tuple(next((places[other] for other in _others(name) if other in places), places[name]) for name in names)
 
 
-def _swapped(name: str) -> str:
-    other = {"left": "right", "right": "left", "l": "r", "r": "l"}
-    return "_".join(other.get(word.lower(), word) for word in name.split("_"))
+def _others(name: str) -> list[str]:
+    """List what a name could be called in a mirror, the likeliest first."""
+    words = name.split("_")
+    swapped = "_".join(_SIDES.get(word, word) for word in words)
+    prefixed = [other + name.removeprefix(side) for side, other in _SIDES.items() if name.startswith(side)]
+    return [swapped] if swapped != name else prefixed

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypercolumns.box_specs import InstancesSpec
-from hypercolumns.datasets.instances.base import AnnotatedImage, Instance, InstanceClass, LazyMask, PartScheme
+from hypercolumns.datasets.instances.base import Instance, InstanceClass, LazyMask, PartScheme
 from hypercolumns.datasets.instances.coco import read_coco
 from hypercolumns.datasets.instances.json_files import read_json_file
 from hypercolumns.datasets.instances.records import Ledger, mirrored
+from hypercolumns.datasets.instances.voc_layout import ReadSplit
 from hypercolumns.datasets.masks import decode_mask
 from hypercolumns.errors import DatasetError
 
@@ -43,11 +44,9 @@ class PartsUnderMask:
         return np.where(self.mask(image_hw), found, np.uint8(0))
 
 
-def read_shapes(
-    root: Path, split: str, spec: InstancesSpec, ledger: Ledger, *, limit: int | None = None
-) -> tuple[tuple[InstanceClass, ...], tuple[AnnotatedImage, ...], tuple[Path, ...]]:
-    """Read one split: arguments and errors as of `read_coco`, and the files its labels are read from."""
-    classes, images, path = read_coco(root, split, spec, ledger, limit=limit)
+def read_shapes(root: Path, spec: InstancesSpec, ledger: Ledger) -> tuple[tuple[InstanceClass, ...], dict[str, ReadSplit]]:
+    """Read the splits of a spec: errors as of `read_coco`."""
+    classes, splits = read_coco(root, spec, ledger)
     table = root / "parts.json"
     data = read_json_file(table)
     try:
@@ -57,13 +56,16 @@ def read_shapes(
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DatasetError(f"{table}: expected the parts of every class, got a damaged file: {error!r}") from error
     classes = tuple(replace(each, parts=scheme) for each, scheme in zip(classes, schemes, strict=True))
-    files: list[Path] = [path, table]
-    found = []
-    for image in images:
-        part_path = root / "SegmentationPart" / f"{image.key}.png"
-        files.append(part_path)
-        found.append(replace(image, instances=tuple(_with_parts(each, part_path, labels) for each in image.instances)))
-    return classes, tuple(found), tuple(files)
+    return classes, {split: _with_all_parts(read, root, table, labels) for split, read in splits.items()}
+
+
+def _with_all_parts(read: ReadSplit, root: Path, table: Path, labels: list[NDArray[np.uint8]]) -> ReadSplit:
+    paths = [root / "SegmentationPart" / f"{image.key}.png" for image in read.images]
+    images = [
+        replace(image, instances=tuple(_with_parts(each, path, labels) for each in image.instances))
+        for image, path in zip(read.images, paths, strict=True)
+    ]
+    return ReadSplit(tuple(images), (*read.files, table, *paths))
 
 
 def _scheme(class_name: str, parts: tuple[str, ...]) -> PartScheme:

@@ -174,6 +174,8 @@ class BoxProblem:
 def heatmap_loss(probabilities: Float[Tensor, "n c s s"], targets: Float[Tensor, "n c s s"]) -> tuple[Float[Tensor, ""], int]:
     """Return the sum of the logistic loss over the pixels whose target is known, and how many they are."""
     known = ~targets.isnan()
-    # Clamped, because interpolation weights may add up to a little more than 1; weighted and not indexed: the sum then runs in one order whatever is known.
-    loss = F.binary_cross_entropy(probabilities.float().clamp(0, 1), targets.nan_to_num(), weight=known.float(), reduction="sum")
+    # Interpolation weights may add up to a little more than 1.
+    values = probabilities.float().clamp(0, 1)
+    # Weighted and not indexed: the sum then runs in one order whatever is known.
+    loss = F.binary_cross_entropy(values, targets.nan_to_num(), weight=known.float(), reduction="sum")
     return loss, int(known.sum())

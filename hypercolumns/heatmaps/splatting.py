@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from hypercolumns.boxes import expand_boxes, pixel_slices
+from hypercolumns.boxes import pixel_slices
 from hypercolumns.errors import GeometryError
+from hypercolumns.heatmaps.placing import expanded_box
 
 __all__ = ["cut_mask", "heatmap_points", "splat"]
 
@@ -35,7 +36,7 @@ def splat(
     values = np.asarray(heatmaps, np.float32)
     if values.ndim not in (2, 3) or values.shape[-1] != values.shape[-2]:
         raise GeometryError(f"expected heatmaps (S, S) or (n, S, S), got {values.shape}")
-    box = expand_boxes(np.asarray(box_xyxy, np.float64)[None], expansion)[0]
+    box = expanded_box(box_xyxy, expansion)
     rows, columns = pixel_slices(box, image_hw)
     laid = np.zeros((*values.shape[:-2], *image_hw), np.float32)
     down = _taps(rows, box[1], box[3], values.shape[-1])
@@ -77,6 +78,6 @@ def heatmap_points(
     Raises:
         GeometryError: the box is not one.
     """
-    box = expand_boxes(np.asarray(box_xyxy, np.float64)[None], expansion)[0]
+    box = expanded_box(box_xyxy, expansion)
     points: NDArray[np.float64] = box[:2] + np.asarray(shares_xy, np.float64) * (box[2:] - box[:2])
     return points

@@ -11,15 +11,14 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
 from hypercolumns.box_targets import box_labels
-from hypercolumns.boxes import expand_boxes, longer_sides
+from hypercolumns.boxes import longer_sides
 from hypercolumns.datasets.masks import VOID
 from hypercolumns.errors import GeometryError
-from hypercolumns.geometry import box_positions
+from hypercolumns.heatmaps.placing import heatmap_positions
 
 __all__ = ["keypoint_targets", "mask_target", "part_targets"]
 
@@ -73,7 +72,7 @@ def keypoint_targets(
         raise GeometryError(
             f"expected sigma > 0 and finite annotated keypoints, got sigma {sigma} and {points[there].tolist()}"
         )
-    columns, rows = _positions(box_xyxy, side, expansion)
+    columns, rows = heatmap_positions(box_xyxy, side, expansion)
     scale = sigma * longer_sides(np.asarray(box_xyxy)[None])[0]
     safe = np.where(there[:, None], points, 0.0)
     across = ((columns - safe[:, :1]) / scale) ** 2
@@ -116,12 +115,6 @@ def _look_up(numbers: NDArray[np.int64], box_xyxy: Box, side: int, expansion: fl
     # `box_labels` gives 0 beyond the image, so that what is in it must start at 1.
     seen = box_labels(numbers + 1, box_xyxy, side, expansion)
     return np.where(seen == 0, np.nan, seen - 1).astype(np.float32)
-
-
-def _positions(box_xyxy: Box, side: int, expansion: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    expanded = expand_boxes(np.asarray(box_xyxy, np.float64)[None], expansion)
-    columns, rows = box_positions(torch.from_numpy(expanded), side)
-    return columns[0].numpy(), rows[0].numpy()
 
 
 def _inside(columns: NDArray[np.float64], rows: NDArray[np.float64], image_hw: tuple[int, int]) -> NDArray[np.bool_]:

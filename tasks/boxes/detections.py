@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from hypercolumns.box_experiments import BoxExperimentSpec
 from hypercolumns.box_specs import InstancesSpec
-from hypercolumns.boxes import jitter_boxes
-from hypercolumns.datasets.instances import InstanceDataset
-from hypercolumns.datasets.instances.detections import Detections, suppressed
+from hypercolumns.datasets.instances import Detections, InstanceDataset, open_detections, results_path
 from hypercolumns.datasets.shapes import write_shapes
 from storage.workspace import Workspace
-from tasks.boxes.jobs import BoxJob
 
 __all__ = ["detection_files", "find_detections", "write_instances"]
 
@@ -24,6 +19,7 @@ def write_instances(places: Workspace, spec: InstancesSpec) -> Path | None:
     if spec.kind != "shapes":
         return None
     shapes = spec.shapes
+    # The varied ones are those of segmentation experiments, in the same folder.
     kind = "" if spec.scenery == "varied" else f"-{spec.scenery}"
     root = places.datasets / f"shapes-{shapes.images}x{shapes.size}-seed{shapes.seed}{kind}"
     write_shapes(root, images=shapes.images, size=shapes.size, seed=shapes.seed, scenery=spec.scenery)
@@ -31,24 +27,16 @@ def write_instances(places: Workspace, spec: InstancesSpec) -> Path | None:
 
 
 def detection_files(spec: BoxExperimentSpec, splits: Sequence[str]) -> list[Path]:
-    """Return the files of scored boxes that an experiment reads."""
-    results = spec.detections.results
-    return [] if results is None else [Path(results.replace("{split}", split)) for split in splits]
+    """Return the files that an experiment's detections depend on."""
+    detections = spec.detections
+    if detections.kind == "coco_results":
+        return [results_path(detections, split) for split in splits]
+    return [Path(str(detections.weights)).expanduser()] if detections.kind == "torchvision" else []
 
 
-def find_detections(job: BoxJob, dataset: InstanceDataset, split: str, train: bool) -> Mapping[str, Detections]:
-    """Return the detections of a split by image; those to be run on are suppressed where they overlap, those learned from not."""
-    spec = job.spec.detections
-    found = {}
-    for image in dataset.split(split):
-        chosen = [n for n, i in enumerate(image.instances) if not (i.crowd or i.difficult)] * spec.copies
-        if not chosen:
-            continue
-        random = np.random.default_rng([spec.seed, *image.key.encode()])
-        boxes = jitter_boxes(
-            np.stack([image.instances[n].box_xyxy for n in chosen]), image.image_hw, random, spread=spec.spread
-        )
-        labels = np.array([image.instances[n].class_index for n in chosen], np.int64)
-        own = Detections(boxes, random.random(len(chosen)), labels, np.array(chosen, np.int64))
-        found[image.key] = own if train else suppressed(own, most_iou=spec.most_iou, most_boxes=spec.most_boxes)
-    return found
+def find_detections(spec: BoxExperimentSpec, dataset: InstanceDataset, split: str) -> dict[str, Detections]:
+    """Return the detections of a split by image; of moved true boxes, copies are for learning alone."""
+    detections = spec.detections
+    if split != spec.instances.train_split:
+        detections = detections.model_copy(update={"copies": 1})
+    return open_detections(detections, dataset, split)

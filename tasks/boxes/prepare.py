@@ -61,7 +61,7 @@ def prepare_boxes(job: BoxJob) -> BoxPrepared:
     path, images_path = (job.places.datasets / f"{key}{suffix}.json" for suffix in ("", "-images"))
     cached = path.exists() and images_path.exists()
     if not cached:
-        detections = {split: find_detections(job, dataset, split, split == spec.instances.train_split) for split in splits}
+        detections = {split: find_detections(spec, dataset, split) for split in splits}
         manifest = _manifest(spec.instances, dataset, detections, shas)
         if _digests(files) != labels:
             raise DatasetError(

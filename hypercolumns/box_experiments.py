@@ -38,7 +38,7 @@ class BoxTrainSpec(Spec):
     cell_iterations: int = Field(20, ge=0, le=1000, description="most steps of the fit of a cell's classifier; 0 leaves it out")
     epochs: int = Field(4, ge=0, le=10_000, description="passes over the drawn boxes, end to end; 0 keeps the fit by cells")
     batch: int = Field(16, ge=1, le=4096, description="boxes a step")
-    learning_rate: float = Field(3e-4, gt=0, le=100.0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(1e-3, gt=0, le=100.0, description="peak learning rate of AdamW")
     weight_decay: float = Field(1e-2, ge=0, le=10.0, description="decoupled weight decay")
     schedule: Literal["constant", "cosine", "one_cycle"] = Field("cosine", description="learning rate over the steps")
     patience: int = Field(0, ge=0, le=10_000, description="epochs without improvement before stopping; 0 never stops early")

@@ -46,7 +46,7 @@ def prepare_boxes(job: BoxJob) -> BoxPrepared:
     """Check instances and detections and write their manifest; the same files give the same one, found again without decoding.
 
     Raises:
-        DatasetError: the layout does not fit, a file or record is bad, or the task has nothing to learn from or to be scored on.
+        DatasetError: the layout does not fit, a file or record is bad, or no class has what the task predicts.
     """
     start = time.perf_counter()
     spec = job.spec
@@ -144,8 +144,8 @@ def _manifest(
     if problems:
         more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise DatasetError(
-            f"{len(problems)} images cannot be used: {'; '.join(problems[:_LISTED])}{more}. Nothing was computed. Remedy: repair "
-            "these files, or take the images out of the annotations"
+            f"{len(problems)} images cannot be used: {'; '.join(problems[:_LISTED])}{more}. Nothing was computed. Remedy: "
+            "repair these files, or take the images out of the annotations"
         )
     return BoxManifest(
         dataset=dataset.name,

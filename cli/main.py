@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from cli.boxes import register_boxes
 from cli.champions import register_champions
 from cli.experiments import register_experiments
 from cli.figures import register_figures
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 register_experiments(app)
 register_predictions(app)
+register_boxes(app)
 register_stores(app)
 register_runs(app)
 register_champions(app)

@@ -10,7 +10,9 @@ StorageError
 ├── NonFiniteError         a value is not finite after the cast to the store's type
 ├── DamagedError           bytes on disk are not the bytes that were committed
 ├── LeaseLostError         another writer took the shard over after our lease expired
-└── DiskSpaceError         the disk would not, or did not, hold what is to be written
+├── DiskSpaceError         the disk would not, or did not, hold what is to be written
+└── ObjectStoreError       an object store is away, refuses us, or is not configured
+    └── ObjectChangedError what was to be replaced has been replaced by somebody else
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ __all__ = [
     "LayerMismatchError",
     "LeaseLostError",
     "NonFiniteError",
+    "ObjectChangedError",
+    "ObjectStoreError",
     "RowsMissingError",
     "StorageError",
     "VersionError",
@@ -72,3 +76,11 @@ class LeaseLostError(StorageError):
 
 class DiskSpaceError(StorageError):
     """The disk would not, or did not, hold what is to be written."""
+
+
+class ObjectStoreError(StorageError):
+    """An object store is away, refuses us, or is not configured as it must be."""
+
+
+class ObjectChangedError(ObjectStoreError):
+    """An object that was to be replaced has been replaced or removed by somebody else meanwhile."""

@@ -26,8 +26,8 @@ def _at(
 ) -> None:
     """Say, or choose, where this workspace's feature stores lie; samples, models and runs stay in the workspace.
 
-    HYPERCOLUMNS_STORES, where it is set, decides instead. Credentials and endpoint come from the AWS_* variables. Stores that lie
-    elsewhere stay there, and count again when their place is chosen again.
+    HYPERCOLUMNS_STORES, where it is set, decides instead. Credentials and endpoint come from the AWS_* variables. Stores that
+    lie elsewhere stay there, and count again when their place is chosen again.
     """
     from storage.backends import backend_of
     from storage.places import STORES_VARIABLE, choose_stores, stores_url

@@ -19,7 +19,7 @@ from storage.tidying import tidy
 from storage.writing import ShardWriter
 from storage.zarr_metadata import roles
 
-__all__ = ["bury", "claim", "clear_uncounted", "retire", "set_aside"]
+__all__ = ["bury", "claim", "clear_uncounted", "remove_uncounted", "retire", "set_aside"]
 
 _APART_SECONDS = 0.2
 
@@ -111,6 +111,24 @@ def clear_uncounted(core: StoreCore, layer: str, shard: int) -> None:
     """Remove a file that no record counts: a writer died between publishing it and its record. It is made again."""
     for role in roles(core.dtype):
         core.layout.shard(layer, shard, role).unlink(missing_ok=True)
+
+
+def remove_uncounted(core: StoreCore, layer: str, shard: int) -> bool:
+    """Remove the objects of a shard's layer that no record counts; False if somebody writes or has committed them."""
+    with core.locked():
+        bury(core, core.leases.live_and_dead()[1])
+        # With a lease of our own, nobody can begin to write what we remove.
+        lease = _granted(core, Work(shard, (), (), (layer,)))
+        if lease is None:
+            return False
+        try:
+            if core.counts(lease):
+                return False
+            for role in roles(core.dtype):
+                core.files.clear(core.layout.shard(layer, shard, role))
+        finally:
+            core.leases.remove(lease)
+    return True
 
 
 def bury(core: StoreCore, dead: Sequence[Lease]) -> None:

@@ -85,7 +85,8 @@ def evict(workspace: Workspace, max_bytes: int, *, named_too: bool, remove: bool
         remove: remove them; otherwise only say which.
 
     Raises:
-        StorageError: the stores lie in an object store; or a run's record cannot be read, so that whether a run in progress uses a store cannot be known.
+        StorageError: the stores lie in an object store; or a run's record cannot be read, so that whether a run in progress
+            uses a store cannot be known.
     """
     refuse_remote(workspace.stores, "evicted from")
     removal = Removal()

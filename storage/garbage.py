@@ -39,8 +39,8 @@ class Item:
     """One thing that goes, or that stays although no run names it.
 
     Args:
-        kind: `store`, `remote store`, `samples`, `model`, `evaluation`, `manifest`, `checkpoints`; `unfinished`, `trash`; inside a store
-            `unfinished`, `uncounted`, `quarantined`, `superseded`.
+        kind: `store`, `remote store`, `samples`, `model`, `evaluation`, `manifest`, `checkpoints`; `unfinished`, `trash`;
+            inside a store `unfinished`, `uncounted`, `quarantined`, `superseded`.
         path: relative to the workspace.
         why: why it goes, or why it stays.
         bytes: what it weighs; 0 for what stays.

@@ -26,6 +26,7 @@ SECONDS_VARIABLE = "HYPERCOLUMNS_S3_SECONDS"
 """How long one request may take, and how long it is tried again after failures."""
 _SECONDS = 60.0
 _ATTEMPTS = 4
+_NO_SUCH_RANGE = "416 Range Not Satisfiable"
 _LARGEST_PUT_BYTES = 5 * 10**9
 
 
@@ -97,14 +98,21 @@ class ObjectClient:
         with self._explained("reading", key):
             return bytes(self._client().get(key).bytes())
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Return some of an object's bytes; fewer where it ends.
+    def get_range(self, key: str, start: int, length: int) -> tuple[bytes, int]:
+        """Return some of an object's bytes, none if it ends before, and the size of all of it.
 
         Raises:
             FileNotFoundError: there is no such object.
         """
         with self._explained("reading", key):
-            return bytes(self._client().get_range(key, start=start, length=length))
+            try:
+                found = self._client().get(key, options={"range": (start, start + length)})
+                return bytes(found.bytes()), int(found.meta["size"])
+            except Exception as error:
+                if _NO_SUCH_RANGE not in str(error):
+                    raise
+        seen = self.head(key)
+        return b"", 0 if seen is None else seen.size
 
     def head(self, key: str) -> ObjectSeen | None:
         """Return an object's size and tag; None if there is none."""
@@ -193,7 +201,7 @@ class ObjectClient:
                     # The library does not repeat a conditional PUT of which it does not know whether it arrived; we can.
                     if attempt + 1 == _ATTEMPTS or _is_final(error):
                         raise
-            time.sleep(random.uniform(0.2, 0.4) * 2**attempt)
+            time.sleep(random.uniform(0.1, 0.2) * 2**attempt)
         raise AssertionError("unreachable")
 
     def _tag_if_same(self, key: str, data: Any) -> str | None:
@@ -243,8 +251,11 @@ _REMEDIES = (
     ("InvalidBucketName", "name a bucket that can be one"),
     ("URL scheme is not allowed", "an endpoint of http:// needs AWS_ALLOW_HTTP=true"),
     ("BadScheme", "an endpoint of http:// needs AWS_ALLOW_HTTP=true"),
-    ("403", "see that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right and may read, list, write and delete there"),
-    ("401", "see that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right"),
+    (
+        "status code: 403",
+        "see that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right and may read, list, write and delete there",
+    ),
+    ("status code: 401", "see that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right"),
     ("169.254.169.254", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
 )
 _REMEDY = f"see that AWS_ENDPOINT_URL is right and the server is up; a slow one may need a larger {SECONDS_VARIABLE}"

@@ -168,6 +168,16 @@ class ObjectShard(ShardRows):
                 self._forget()
         return from_object()
 
+    def _read_index(self, slot_count: int, crc32c: int) -> Array:
+        try:
+            return super()._read_index(slot_count, crc32c)
+        except DamagedError:
+            if self._cache is None:
+                raise
+        # Perhaps the cache had it wrong.
+        self._cache.drop(self._entry)
+        return super()._read_index(slot_count, crc32c)
+
     def _forget(self) -> None:
         self._copy = None
         if self._cache is not None:
@@ -215,9 +225,11 @@ class ObjectShard(ShardRows):
         if kept is not None and len(kept) == length:
             return kept
         try:
-            data = self._client.get_range(self._key, offset, length)
+            data, size = self._client.get_range(self._key, offset, length)
         except FileNotFoundError as error:
             raise DamagedError(f"{self.name}: the object is gone") from error
+        if size != self._size:
+            raise DamagedError(f"{self.name}: {size} bytes, expected {self._size}")
         if self._cache is not None:
             self._cache.add(name, data)
         return data
@@ -244,7 +256,7 @@ def fetched(client: ObjectClient, key: str, spec: ShardSpec, cache: ObjectCache)
     try:
         with explained_disk_errors(target, seen.size), target.open("xb") as file:
             for start in range(0, seen.size, _FETCH_BYTES):
-                file.write(client.get_range(key, start, min(_FETCH_BYTES, seen.size - start)))
+                file.write(client.get_range(key, start, min(_FETCH_BYTES, seen.size - start))[0])
     except FileNotFoundError as error:
         target.unlink(missing_ok=True)
         raise DamagedError(f"{client.spell(key)}: the object is gone") from error

@@ -30,16 +30,16 @@ def _at(
     lie elsewhere stay there, and count again when their place is chosen again.
     """
     from storage.backends import backend_of
-    from storage.places import STORES_VARIABLE, choose_stores, stores_url
+    from storage.places import LOCAL, MIRRORS, STORES_VARIABLE, checked_url, choose_stores, mirror_of, stores_url
     from storage.workspace import Workspace, resolve_workspace
 
     root = resolve_workspace(workspace)
     if place is not None:
+        if place != LOCAL:
+            # Here rather than in the middle of a run it is noticed that the place cannot be used.
+            backend_of(mirror_of(root / MIRRORS, checked_url(place)))
         choose_stores(root, place)
-    folder = Workspace(root).stores
-    # Here rather than in the middle of a run it is noticed that the place cannot be used.
-    backend_of(folder)
-    url = stores_url(root)
+    folder, url = Workspace(root).stores, stores_url(root)
     lines = [f"feature stores lie at {url or folder}"]
     if url is not None:
         lines.append(f"cache and index: {folder}, which may be removed when nothing runs")

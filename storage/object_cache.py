@@ -64,9 +64,13 @@ class ObjectCache:
             return None if path is None else path.read_bytes()
         return None
 
+    def takes(self, size: int) -> bool:
+        """Tell whether an entry of so many bytes would be kept at all."""
+        return size <= self._max_bytes
+
     def add(self, name: str, data: bytes) -> None:
         """Keep some bytes; without a word where the disk does not take them: it is only a cache."""
-        if len(data) > self._max_bytes:
+        if not self.takes(len(data)):
             return
         partial = self.new_file()
         try:
@@ -80,7 +84,7 @@ class ObjectCache:
     def adopt(self, name: str, file: Path) -> None:
         """Take over a finished file, which is gone from its place then."""
         size = file.stat().st_size
-        if size > self._max_bytes:
+        if not self.takes(size):
             file.unlink()
             return
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -189,7 +189,7 @@ class ObjectShard(ShardRows):
         if self._cache is None:
             return None
         path = self._cache.find(self._entry)
-        if path is None and fetch:
+        if path is None and fetch and self._cache.takes(self._size):
             fetched_file = fetched(self._client, self._key, self._spec, self._cache)
             self._cache.adopt(self._entry, fetched_file)
             path = self._cache.find(self._entry)

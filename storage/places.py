@@ -16,12 +16,14 @@ from storage.canonical import digest
 from storage.errors import StorageError
 from storage.publish import ensure_folder, replace_bytes
 
-__all__ = ["LOCAL", "STORES_VARIABLE", "URL_FILE", "checked_url", "choose_stores", "mirror_of", "stores_url"]
+__all__ = ["LOCAL", "MIRRORS", "STORES_VARIABLE", "URL_FILE", "checked_url", "choose_stores", "mirror_of", "stores_url"]
 
 STORES_VARIABLE = "HYPERCOLUMNS_STORES"
 LOCAL = "local"
 """What names the workspace's own disk."""
 URL_FILE = "stores.url"
+MIRRORS = "mirrors"
+"""The workspace's folder of all mirrors."""
 _URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[A-Za-z0-9._=+-]+)*)/?")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import platformdirs
 
 from storage.errors import StorageError
-from storage.places import mirror_of, stores_url
+from storage.places import MIRRORS, mirror_of, stores_url
 from storage.publish import ensure_folder
 
 __all__ = ["ENVIRONMENT_VARIABLE", "Workspace", "resolve_workspace"]
@@ -37,7 +37,7 @@ class Workspace:
     def stores(self) -> Path:
         """Feature stores, one Zarr group per key; where these lie in an object store, the folder that stands for it."""
         url = stores_url(self.root)
-        return self._folder("stores") if url is None else mirror_of(self._folder("mirrors"), url)
+        return self._folder("stores") if url is None else mirror_of(self._folder(MIRRORS), url)
 
     @property
     def samples(self) -> Path:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.fleet import fleet_of
 from tasks.evaluate import evaluate_model
 from tasks.extract import extract_features
-from tasks.jobs import Job, Stage
+from tasks.extract_together import extract_together
+from tasks.jobs import Evaluated, Extracted, Job, Prepared, Stage
 from tasks.plan import check_plan
 from tasks.prepare import prepare_dataset
 from tasks.pretrain import pretrain_classifier
@@ -42,11 +44,23 @@ def _stage(name: str, function: Callable[..., StageT]) -> Task[..., StageT]:
     return task(name=name, cache_policy=NO_CACHE, persist_result=False)(run)
 
 
+def _extract(job: Job, prepared: Prepared) -> Extracted:
+    """Compute and store every missing row of the experiment's images, views and layers."""
+    with fleet_of(job) as fleet:
+        return extract_features(job, prepared) if fleet is None else extract_together(job, prepared, fleet)
+
+
+def _evaluate(job: Job, *earlier: Any) -> Evaluated:
+    """Score everything on the val split, or find the scores."""
+    with fleet_of(job) as fleet:
+        return evaluate_model(job, *earlier, fleet=fleet)
+
+
 prepare = _stage("prepare", prepare_dataset)
 check = _stage("plan", check_plan)
-extract = _stage("extract", extract_features)
+extract = _stage("extract", _extract)
 sample = _stage("sample", sample_pixels)
 pretrain = _stage("pretrain", pretrain_classifier)
 train = _stage("train", train_dense)
-evaluate = _stage("evaluate", evaluate_model)
+evaluate = _stage("evaluate", _evaluate)
 report = _stage("report", write_report)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from storage.backends import backend_of
 from storage.canonical import digest
@@ -22,6 +22,7 @@ from storage.errors import AlreadyPublishedError, FormatError, KeyMismatchError
 from storage.index_lines import StoreState
 from storage.layout import FORMAT_VERSION, StoreLayout
 from storage.leases import Lease
+from storage.lock_waiting import PATIENCE_SECONDS, wait_for_lock
 from storage.occupancy import Occupancy
 from storage.publish import explained_disk_errors
 from storage.record_fields import check_fields
@@ -112,9 +113,23 @@ class StoreCore:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the store's lock. Re-entrant within a thread; held for moments only, never while data are written."""
-        with self._lock:
+        """Hold the store's lock. Re-entrant within a thread; held for moments only, never while data are written.
+
+        Raises:
+            LockedError: a process that is suspended holds it, and did not let go in the time of a lease.
+        """
+        wait_for_lock(self.layout.lock, self._try_lock, min(PATIENCE_SECONDS, self.lease_seconds))
+        try:
             yield
+        finally:
+            self._lock.release()
+
+    def _try_lock(self, seconds: float) -> bool:
+        try:
+            self._lock.acquire(timeout=seconds)
+        except Timeout:
+            return False
+        return True
 
     def refresh(self) -> StoreState:
         """Read the new records and make sure that this is the store its folder's name says.

@@ -22,6 +22,7 @@ from storage.encoding import DTYPES
 from storage.errors import FormatError, LayerMismatchError, RowsMissingError
 from storage.inspection import disk_usage, info
 from storage.layout import StoreLayout
+from storage.portions import portions
 from storage.reading import MapReader
 from storage.shapes import Shape, check_row_keys, row_bytes
 from storage.shards import index_bytes
@@ -237,6 +238,12 @@ class FeatureStore:
         self._core.refresh()
         there = locate(self._core.index, dict.fromkeys(row_keys), layers)
         return [key for key in dict.fromkeys(row_keys) if key not in there]
+
+    def portions(self, row_keys: Sequence[str], layers: Sequence[str]) -> list[tuple[str, ...]]:
+        """Return what is missing, cut as claims would take it one after the other: a shard's worth each."""
+        self._check_layers(layers)
+        self._core.refresh()
+        return portions(self._core.index, row_keys, layers, self.shard_images)
 
     def rows(self, row_keys: Sequence[str], layers: Sequence[str]) -> np.ndarray:
         """Return the row number of each row key: int64, in the order asked.

@@ -1,4 +1,4 @@
-"""What no run uses: found by what the runs' records name, taken away at once, then deleted.
+"""What no run and no champion uses: found by what their records name, taken away at once, then deleted.
 
 Costs as much as there are runs and things in the workspace; what the things hold is looked at only to weigh what goes. Names
 that are not ours are never touched.
@@ -6,6 +6,7 @@ that are not ours are never touched.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 from storage.backends import is_remote
 from storage.canonical import is_key
+from storage.champions import FOLDER, list_lines, needed_keys
 from storage.errors import StorageError
 from storage.features import FeatureStore
 from storage.inspection import list_stores
@@ -24,7 +26,7 @@ from storage.occupancy import alone_in, last_used
 from storage.publish import PARTIAL_SUFFIX
 from storage.references import named_keys, sweeping
 from storage.removal import TRASH, Removal, bytes_below, delete
-from storage.runs import RunView, list_runs
+from storage.runs import list_runs
 from storage.superseded import discard_superseded, superseded_files
 from storage.workspace import Workspace
 
@@ -94,8 +96,9 @@ def sweep(workspace: Workspace, older_than_seconds: float, *, remove: bool, cloc
     removal = Removal()
     with sweeping(workspace.runs):
         views = list_runs(workspace.runs)
-        blocked = tuple(f"run {view.run_id}: {view.reason}" for view in views if view.status == "broken")
-        found = [] if blocked else list(_unnamed(workspace, views, latest))
+        champions, blocked = _champions(workspace)
+        blocked += tuple(f"run {view.run_id}: {view.reason}" for view in views if view.status == "broken")
+        found = [] if blocked else list(_unnamed(workspace, frozenset(champions).union(*map(named_keys, views))))
         judged = [(thing, _obstacle(thing, latest)) for thing in found]
         going = [thing for thing, obstacle in judged if not obstacle]
         taken = _taken(workspace, going, removal) if remove else [(thing.item(workspace), thing.path) for thing in going]
@@ -121,8 +124,19 @@ class _Thing:
         return Item(self.kind, _name(workspace, self.path), self.why)
 
 
-def _unnamed(workspace: Workspace, views: list[RunView], latest: float) -> Iterator[_Thing]:
-    named = frozenset[str]().union(*map(named_keys, views))
+def _champions(workspace: Workspace) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return what champions need, and which of their logs cannot be read."""
+    needed: set[str] = set()
+    blocked = []
+    for line in list_lines(workspace):
+        try:
+            needed |= needed_keys(workspace, line)
+        except StorageError as error:
+            blocked.append(f"champions of line {line}: {error}")
+    return frozenset(needed), tuple(blocked)
+
+
+def _unnamed(workspace: Workspace, named: frozenset[str]) -> Iterator[_Thing]:
     remote = is_remote(workspace.stores)
     for path in list_stores(workspace.stores):
         if is_key(path.name) and path.name not in named and not path.is_symlink():
@@ -166,7 +180,9 @@ def _taken(workspace: Workspace, going: list[_Thing], removal: Removal) -> list[
     for thing in going:
         item = thing.item(workspace)
         if thing.kind != "store":
-            taken.append((item, removal.take_away(thing.path)))
+            # A run removes the checkpoints of its ended training itself, and may come first.
+            with contextlib.suppress(FileNotFoundError):
+                taken.append((item, removal.take_away(thing.path)))
             continue
         with alone_in(StoreLayout(thing.path)) as alone:
             if alone:
@@ -177,7 +193,7 @@ def _taken(workspace: Workspace, going: list[_Thing], removal: Removal) -> list[
 def _strewn(workspace: Workspace, latest: float, *, remove: bool) -> Iterator[Item]:
     """Yield what writers that died left in the workspace's folders, and what earlier removals did not delete."""
     folders = (workspace.stores, workspace.samples, workspace.models, workspace.evaluations, workspace.datasets, workspace.runs)
-    for folder in (*folders, workspace.checkpoints, *workspace.checkpoints.iterdir()):
+    for folder in (*folders, workspace.root / FOLDER, workspace.checkpoints, *workspace.checkpoints.iterdir()):
         trash = sorted((folder / TRASH).iterdir()) if (folder / TRASH).is_dir() else []
         unfinished = (
             [path for path in sorted(folder.iterdir()) if path.name.endswith(PARTIAL_SUFFIX)] if folder.is_dir() else []

@@ -100,25 +100,29 @@ def test_what_a_killed_process_committed_stays_and_the_rest_is_done_by_the_next(
 
 @pytest.mark.slow
 def test_kills_at_many_moments_lose_nothing(bucket, tmp_path):
-    """Each time a process gets a little further before it is killed."""
-    root, killed = bucket.mirror(tmp_path / "mirrors"), 0
-    committed = Counter()
-    for pause in np.linspace(1.6, 5.0, 12):
-        run = started(root, 0, 60, 0.03)
-        try:
-            run.communicate(timeout=float(pause))
-        except subprocess.TimeoutExpired:
-            run.kill()
-            run.communicate()
-            killed += 1
+    """A process is killed at a random time after it took its first lease; the next one goes on from there."""
+    root, random = bucket.mirror(tmp_path / "mirrors"), np.random.default_rng(5)
+    keys, committed = work.keys_of(0, 120), Counter()
+    for _ in range(12):
+        run = started(root, 0, 120, 0.05)
+        before = set(bucket.keys("/leases/"))
+        deadline = time.monotonic() + 30
+        while not set(bucket.keys("/leases/")) - before:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, 0.5))
+        run.kill()
+        run.communicate()
         now = commits(bucket)
         assert committed <= now
         committed = now
-    assert killed >= 5
-    work.extract(work.opened(root), work.keys_of(0, 60))
-    is_right(work.opened(bucket.mirror(tmp_path / "looking")), work.keys_of(0, 60))
-    assert work.opened(root).verify() == []
+    assert 0 < sum(committed.values()) < 360, "it was killed on its way"
+    store = work.opened(root)
+    assert len(work.extract(store, keys)) == 360 - sum(committed.values())
+    is_right(work.opened(bucket.mirror(tmp_path / "looking")), keys)
+    assert store.verify() == []
     assert set(commits(bucket).values()) == {1}
+    assert not list(root.rglob("*.partial"))
 
 
 def test_a_process_that_is_stopped_until_its_lease_expires_loses_it_and_harms_nothing(bucket, tmp_path):

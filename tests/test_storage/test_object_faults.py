@@ -1,7 +1,9 @@
 """What can go wrong with an object store: nothing is lost, nothing wrong is read, and every refusal says what to do."""
 
+import contextlib
 import os
 import runpy
+import sqlite3
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -240,6 +242,73 @@ def test_an_upload_that_arrives_late_is_written_over_and_one_that_was_counted_ne
     assert work.extract(here, KEYS[:4], (A,)) == []
     assert here.verify() == []
     is_right(there, KEYS[:4], (A,))
+
+
+def test_an_object_that_is_removed_while_it_is_written_over_is_made_again(bucket, root, monkeypatch):
+    store = work.opened(root)
+    client = store.core.backend._client
+    late, head = f"{store.key}/{A}/c.0.0.0.0", type(client).head
+    bucket.put(f"some/where/{late}", b"an orphan")
+    removed = []
+
+    def removing(self, key):
+        if key == late and not removed:
+            removed.append(bucket.delete(f"some/where/{late}"))
+        return head(self, key)
+
+    monkeypatch.setattr(type(client), "head", removing)
+    work.extract(store, KEYS[:4], (A,))
+    assert removed
+    assert store.verify() == []
+    is_right(store, KEYS[:4], (A,))
+
+
+def test_who_is_written_over_again_and_again_gives_up_and_commits_nothing(bucket, root, monkeypatch):
+    store = work.opened(root)
+    client = store.core.backend._client
+    late, head = f"{store.key}/{A}/c.0.0.0.0", type(client).head
+    count = iter(range(100))
+    bucket.put(f"some/where/{late}", b"an orphan")
+
+    def replaced(self, key):
+        seen = head(self, key)
+        if key == late:
+            bucket.put(f"some/where/{late}", f"another {next(count)}".encode())
+        return seen
+
+    monkeypatch.setattr(type(client), "head", replaced)
+    with pytest.raises(LeaseLostError, match="others keep writing"):
+        work.extract(store, KEYS[:4], (A,))
+    monkeypatch.undo()
+    assert store.missing(KEYS[:4], (A,)) == KEYS[:4]
+    work.extract(store, KEYS[:4], (A,))
+    is_right(store, KEYS[:4], (A,))
+
+
+def test_what_an_index_that_lost_lines_takes_for_missing_is_not_written_over(bucket, root):
+    store = work.opened(root)
+    work.extract(store, KEYS)
+    before = {key: bucket.get(key) for key in bucket.keys("/c.")}
+    store.core.index.close()
+    with contextlib.closing(sqlite3.connect(store.core.layout.index, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM rows WHERE shard = 1")
+        connection.execute("DELETE FROM files WHERE shard = 1")
+    other = work.keys_of(100, 104)
+    with pytest.raises(LeaseLostError, match="run again"):
+        work.extract(store, other)
+    assert {key: bucket.get(key) for key in before} == before
+    work.extract(store, other)
+    is_right(store, [*KEYS, *other])
+    assert store.verify() == []
+
+
+def test_a_shard_that_no_put_can_hold_is_refused(bucket, root):
+    class Vast(bytes):
+        def __len__(self):
+            return 6 * 10**9
+
+    with pytest.raises(ObjectStoreError, match=r"smaller store\.shard_images"):
+        work.opened(root).core.backend._client.create("vast", Vast())
 
 
 def test_of_two_who_want_the_same_at_once_only_one_gets_it(bucket, tmp_path, monkeypatch):

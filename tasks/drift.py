@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hypercolumns.extraction import Batch, extract_maps
 from hypercolumns.specs import StoreSpec
+from storage.backends import store_exists
 from storage.core import store_key
 from storage.encoding import decode, encode, quantise, stored_dtype
 from storage.errors import NonFiniteError, RowsMissingError
@@ -109,7 +110,7 @@ def measure_drift(job: Job, prepared: Prepared, images: int, seed: int = 0) -> D
 
 def _open(job: Job, fields: dict[str, Any]) -> FeatureStore:
     path = job.places.stores / store_key(fields, job.spec.store.dtype)
-    if not path.is_dir():
+    if not store_exists(path):
         raise RowsMissingError(f"{path}: expected the experiment's store, found none; extract first: `hypercolumns extract`")
     return FeatureStore.open(path)
 

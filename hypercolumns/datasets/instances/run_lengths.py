@@ -180,8 +180,8 @@ class PolygonMask:
             coco = importlib.import_module("pycocotools.mask")
         except ImportError as error:
             raise MaskError(self.path, "pycocotools is needed to fill polygons", "pip install 'hypercolumns[boxes]'") from error
-        filled = coco.decode(coco.merge(coco.frPyObjects([list(each) for each in self.polygons], *self.size_hw)))
-        return np.asarray(filled, np.bool_)
+        filled = coco.merge(coco.frPyObjects([list(each) for each in self.polygons], *self.size_hw))
+        return mask_from_runs(decode_counts(filled["counts"]), self.size_hw)
 
 
 def _check_size(path: Path, record: str, size_hw: tuple[int, int], image_hw: tuple[int, int]) -> None:

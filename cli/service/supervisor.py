@@ -197,7 +197,7 @@ class Service:
     def _find_abandoned(self) -> None:
         """Find runs that are under way by their state alone; who runs those of a server elsewhere cannot be seen from here."""
         if self._settings.own_server:
-            self._lost |= set(abandoned_runs(self._api, alive=flow_processes(all_processes())))
+            self._lost |= set(abandoned_runs(self._api, flow_processes(all_processes()), self.worker_name))
 
     def _hand_over(self, reason: str, most_starts: int | None = None) -> None:
         for name in hand_over(self._api, sorted(self._lost), reason, most_starts):

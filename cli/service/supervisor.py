@@ -5,6 +5,7 @@ Nothing is lost in between: a run whose process ends without it is handed to the
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -126,7 +127,8 @@ class Service:
 
     def _start_server(self) -> None:
         settings = self._settings
-        first = not (settings.home / "prefect.db").exists()
+        elsewhere = "PREFECT_SERVER_DATABASE_CONNECTION_URL" in os.environ
+        first = not elsewhere and not (settings.home / "prefect.db").exists()
         self._say(
             f"starting the Prefect server at {settings.ui_url}"
             + ("; its first start in a workspace takes about 20 s" if first else "")

@@ -31,9 +31,9 @@ def test_cancelled_in_the_browser_a_run_ends_within_seconds_and_the_next_finds_i
         page.wait_for_timeout(500)
         picture(page, "cancel")
         begun = time.monotonic()
-        page.get_by_role("button", name="Cancel").last.click()
-        up.wait(run, {"CANCELLED"}, 30)
-        assert time.monotonic() - begun < 15
+        page.get_by_role("button", name="Confirm").click()
+        up.wait(run, {"CANCELLED"}, 60)
+        assert time.monotonic() - begun < 45, "Prefect gives a process 30 s to end"
         page.get_by_text("Cancelled", exact=True).first.wait_for()
     assert not process.is_running()
     assert newest(up, "to-cancel").status == "failed"
@@ -46,8 +46,9 @@ def test_cancelled_in_the_browser_a_run_ends_within_seconds_and_the_next_finds_i
     }
 
 
-def test_a_killed_process_crashes_its_run_at_once_and_a_retry_of_the_same_run_finds_its_stages(up):
-    run = up.trigger("run-experiment", config=tiny_shapes("to-kill", sample={"pixels_per_class": 5}, train={"epochs": 300}))
+def test_a_killed_process_crashes_its_run_at_once_and_the_same_again_finds_its_stages(up):
+    config = tiny_shapes("to-kill", sample={"pixels_per_class": 5}, train={"epochs": 300})
+    run = up.trigger("run-experiment", config=config)
     up.wait_until_training(run)
     begun = time.monotonic()
     up.flow_process(run).kill()
@@ -55,8 +56,8 @@ def test_a_killed_process_crashes_its_run_at_once_and_a_retry_of_the_same_run_fi
     assert time.monotonic() - begun < 10
     assert "SIGKILL" in state["message"]
     assert newest(up, "to-kill").status == "unknown"
-    up.api.post(f"flow_runs/{run}/set_state", state={"type": "SCHEDULED", "name": "AwaitingRetry"}, force=True)
-    up.wait(run, {"COMPLETED"}, 180)
+    again = up.trigger("run-experiment", config=config)
+    up.wait(again, {"COMPLETED"}, 180)
     assert newest(up, "to-kill").status == "finished"
     stages = found_by(up, "to-kill")
     assert all(stages[name] for name in ("prepare", "extract", "sample", "pretrain"))

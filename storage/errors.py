@@ -12,7 +12,9 @@ StorageError
 ├── DamagedError           bytes on disk are not the bytes that were committed
 ├── LockedError            a suspended process holds a lock and does not let go
 ├── LeaseLostError         another writer took the shard over after our lease expired
-└── DiskSpaceError         the disk would not, or did not, hold what is to be written
+├── DiskSpaceError         the disk would not, or did not, hold what is to be written
+└── ObjectStoreError       an object store is away, refuses us, or is not configured
+    └── ObjectChangedError what was to be replaced has been replaced by somebody else
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ __all__ = [
     "LeaseLostError",
     "LockedError",
     "NonFiniteError",
+    "ObjectChangedError",
+    "ObjectStoreError",
     "RowsMissingError",
     "StorageError",
     "VersionError",
@@ -84,3 +88,11 @@ class LeaseLostError(StorageError):
 
 class DiskSpaceError(StorageError):
     """The disk would not, or did not, hold what is to be written."""
+
+
+class ObjectStoreError(StorageError):
+    """An object store is away, refuses us, or is not configured as it must be."""
+
+
+class ObjectChangedError(ObjectStoreError):
+    """An object that was to be replaced has been replaced or removed by somebody else meanwhile."""

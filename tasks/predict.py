@@ -29,8 +29,9 @@ from storage.publish import replace_bytes
 from storage.runs import list_runs
 from storage.workspace import Workspace
 from tasks.classifiers import ModelCard, load_classifier, torch_dtype
+from tasks.device import compute_device
 
-__all__ = ["Predicted", "find_images", "find_model", "predict_images"]
+__all__ = ["Predicted", "find_images", "find_model", "output_names", "predict_images", "refuse_to_replace"]
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 _OVERLAY_OPACITY = 0.5
@@ -71,8 +72,13 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def find_model(workspace: Path, run_id: str) -> Path:
+def find_model(workspace: Path, run_id: str, stage: str = "train") -> Path:
     """Return the model folder of a run; `latest` is the newest run that trained one.
+
+    Args:
+        workspace: Where runs and models are.
+        run_id: The run, or `latest`.
+        stage: The stage that trained the model: `train` for pixel classifiers, `train-head` for heads inside boxes.
 
     Raises:
         SpecError: there is no such run, or it trained no model.
@@ -81,7 +87,7 @@ def find_model(workspace: Path, run_id: str) -> Path:
     # By listing, not by path: a name can then lead nowhere else, and a broken record of another run is passed over.
     views = list_runs(places.runs)
     for view in views:
-        key = view.keys.get("train")
+        key = view.keys.get(stage)
         if key is not None and run_id in {"latest", view.run_id}:
             return places.models / str(key)
     known = ", ".join(view.run_id for view in views[:5]) or "none"
@@ -101,11 +107,11 @@ def predict_images(model_path: Path, images: Sequence[Path], out: Path, *, skip_
         ImageError: an image cannot be read (without `skip_bad`).
         DatasetError: a mask or an overlay would replace one of the images; nothing is written then.
     """
-    names = _names(images)
-    _refuse_to_replace(images, names, out)
+    names = output_names(images)
+    refuse_to_replace(images, names, out, (".png", ".overlay.jpg"))
     model, card = load_classifier(PixelConv, model_path)
     model.dtype = torch_dtype(card.head_precision)
-    backbone = build_backbone(card.backbone, card.canvas.size_hw, precision=card.precision)
+    backbone = build_backbone(card.backbone, card.canvas.size_hw, precision=card.precision).to(compute_device())
     current: list[NDArray[np.uint8]] = []
     source = BackboneSource(backbone, lambda _: current[0], [layer.name for layer in card.layers])
     masks, overlays, rejected, seconds = [], [], {}, 0.0
@@ -132,7 +138,7 @@ def predict_images(model_path: Path, images: Sequence[Path], out: Path, *, skip_
     )
 
 
-def _names(images: Sequence[Path]) -> list[str]:
+def output_names(images: Sequence[Path]) -> list[str]:
     """Name the outputs after the images' stems; those that would collide or are too long get a digest of their path."""
     stems = [os.fsencode(path.stem) for path in images]
     counts = Counter(stems)
@@ -146,8 +152,13 @@ def _names(images: Sequence[Path]) -> list[str]:
     return names
 
 
-def _refuse_to_replace(images: Sequence[Path], names: Sequence[str], out: Path) -> None:
-    written = {(out / f"{name}{suffix}").resolve() for name in names for suffix in (".png", ".overlay.jpg")}
+def refuse_to_replace(images: Sequence[Path], names: Sequence[str], out: Path, suffixes: Sequence[str]) -> None:
+    """Refuse to write results where one of them would replace an image.
+
+    Raises:
+        DatasetError: names the image.
+    """
+    written = {(out / f"{name}{suffix}").resolve() for name in names for suffix in suffixes}
     replaced = sorted({path.resolve() for path in images} & written)
     if replaced:
         raise DatasetError(

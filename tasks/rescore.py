@@ -28,6 +28,7 @@ from storage.canonical import digest
 from storage.errors import AlreadyPublishedError
 from storage.models import load_model, model_exists, read_description, save_model
 from tasks.classifiers import ModelCard, load_classifier, torch_dtype
+from tasks.device import compute_device
 from tasks.evaluate import protocol_line
 from tasks.jobs import Job, Prepared, Stage
 from tasks.manifests import Manifest, load_manifest
@@ -131,7 +132,7 @@ def _source(job: Job, manifest: Manifest, card: ModelCard) -> MapSource:
             return open_source(job, manifest, spec.dataset.val_split, passes=1).select(names)
     entries = manifest.splits[spec.dataset.val_split]
     own = spec.model_copy(update={"backbone": card.backbone, "store": spec.store.model_copy(update={"canvas": card.canvas})})
-    backbone = build_backbone(card.backbone, card.canvas.size_hw, precision=card.precision)
+    backbone = build_backbone(card.backbone, card.canvas.size_hw, precision=card.precision).to(compute_device())
     return BackboneSource(backbone, canvas_loader(manifest, entries, own), names)
 
 

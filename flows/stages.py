@@ -18,6 +18,8 @@ from tasks.data_checks import check_data
 from tasks.decide import decide_night, tidy_up
 from tasks.evaluate import evaluate_model
 from tasks.extract import extract_features
+from tasks.frozen import pin_frozen_set, score_champion
+from tasks.history import write_history
 from tasks.jobs import Job, Stage
 from tasks.plan import check_plan
 from tasks.prepare import prepare_dataset
@@ -29,7 +31,7 @@ from tasks.standings import find_news
 from tasks.train import train_dense
 
 __all__ = ["check", "evaluate", "extract", "prepare", "pretrain", "report", "sample", "train"]
-__all__ += ["challenge", "check_night_data", "decide", "news", "tidy"]
+__all__ += ["challenge", "check_night_data", "decide", "freeze", "history", "news", "score", "tidy"]
 
 _logger = logging.getLogger("hypercolumns.flows")
 StageT = TypeVar("StageT", bound=Stage)
@@ -60,3 +62,6 @@ check_night_data = _stage("data checks", check_data)
 challenge = _stage("train", train_challenger)
 decide = _stage("decide", decide_night)
 tidy = _stage("tidy up", tidy_up)
+freeze = _stage("frozen set", pin_frozen_set)
+score = _stage("score", score_champion)
+history = _stage("history", write_history)

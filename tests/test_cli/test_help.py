@@ -29,6 +29,7 @@ def test_the_commands_are_those_that_are_promised():
         *(("store", "gc"), ("store", "evict"), ("store", "compact")),
         *(("runs",), ("runs", "ls"), ("runs", "show"), ("shapes",), ("shapes", "make")),
         *(("champion",), ("champion", "show"), ("champion", "history"), ("champion", "rollback"), ("champion", "pin")),
+        ("champion", "report"),
         *(("nightly",), ("notify",), ("notify", "data-arrived")),
     }
 

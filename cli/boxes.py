@@ -9,7 +9,7 @@ import typer
 
 from cli.config import load_box_experiment, load_comparison
 from cli.context import JsonOption, WorkspaceOption, command, emit
-from cli.experiments import ConfigArgument, OverridesArgument, config_and_overrides, run_flow
+from cli.experiments import ConfigArgument, OverridesArgument, config_and_overrides, run_embedded
 
 __all__ = ["register_boxes"]
 
@@ -36,7 +36,7 @@ def _task_command(flow: str, task: str) -> Any:
         workspace: WorkspaceOption = None,
         as_json: JsonOption = False,
     ) -> None:
-        value = run_flow(flow, load_box_experiment(*config_and_overrides(config, overrides), task), workspace)
+        value = run_embedded(flow, workspace, config=load_box_experiment(*config_and_overrides(config, overrides), task))
         emit(value, as_json, _summary(value))
 
     return run
@@ -50,7 +50,7 @@ def _compare(
     as_json: JsonOption = False,
 ) -> None:
     """Train heads on fewer layers and with fewer classifiers from one store, and say what each is worth."""
-    value = run_flow("compare_heads", load_comparison(*config_and_overrides(config, overrides)), workspace)
+    value = run_embedded("compare_heads", workspace, config=load_comparison(*config_and_overrides(config, overrides)))
     lines = [*value["table"], "", *value["claims"], f"run {value['run_id']}", f"report {value['report']}"]
     emit(value, as_json, "\n".join(lines))
 

@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from hypercolumns.box_experiments import BoxExperimentSpec, CompareSpec
+    from hypercolumns.nights import NightSpec
     from hypercolumns.specs import ExperimentSpec
 
 SpecT = TypeVar("SpecT", bound="BaseModel")
 
-__all__ = ["load_box_experiment", "load_comparison", "load_experiment"]
+__all__ = ["load_box_experiment", "load_comparison", "load_experiment", "load_night"]
+
+_NIGHT = "nightly"
 
 
 def load_experiment(path: Path | None, overrides: Sequence[str]) -> ExperimentSpec:
@@ -27,9 +30,27 @@ def load_experiment(path: Path | None, overrides: Sequence[str]) -> ExperimentSp
     Raises:
         SpecError: the file is missing or not YAML, or something in it is unknown or out of range.
     """
-    from hypercolumns.specs import ExperimentSpec, parse_spec
+    value = _values(path, overrides)
+    value.pop(_NIGHT, None)
+    return _checked(value, path)
 
-    return _expand(parse_spec(ExperimentSpec, _values(path, overrides)), path)
+
+def load_night(path: Path | None, overrides: Sequence[str]) -> tuple[ExperimentSpec, NightSpec]:
+    """Read an experiment file that may have a section `nightly`: what a night of it is told. Other commands pass it over.
+
+    Args:
+        path: The YAML file; None starts from the defaults.
+        overrides: As for `load_experiment`, and `nightly.promotion.min_gain=0.01`.
+
+    Raises:
+        SpecError: the file is missing or not YAML, or something in it is unknown or out of range.
+    """
+    from hypercolumns.nights import NightSpec
+    from hypercolumns.specs import parse_spec
+
+    value = _values(path, overrides)
+    night = parse_spec(NightSpec, value.pop(_NIGHT, {}))
+    return _checked(value, path), night
 
 
 def load_box_experiment(path: Path | None, overrides: Sequence[str], task: str) -> BoxExperimentSpec:
@@ -67,6 +88,12 @@ def _values(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         _apply(value, override)
     return value
+
+
+def _checked(value: dict[str, Any], path: Path | None) -> ExperimentSpec:
+    from hypercolumns.specs import ExperimentSpec, parse_spec
+
+    return _expand(parse_spec(ExperimentSpec, value), path)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from cli.config import load_experiment
 from cli.context import JsonOption, WorkspaceOption, command, emit, quiet_prefect
 from cli.embedded import EmbeddedServer, configure_prefect
 
-__all__ = ["config_and_overrides", "register_experiments", "run_flow"]
+__all__ = ["config_and_overrides", "register_experiments", "run_embedded"]
 
 ConfigArgument = Annotated[
     Path | None, typer.Argument(help="Experiment file (YAML); without one, the defaults: generated figures.")
@@ -108,12 +108,22 @@ def config_and_overrides(config: Path | None, overrides: list[str] | None) -> tu
 
 
 def _run_flow(flow: str, config: Path | None, overrides: list[str], workspace: Path | None, as_json: bool) -> None:
-    value = run_flow(flow, load_experiment(*config_and_overrides(config, overrides)), workspace)
+    spec = load_experiment(*config_and_overrides(config, overrides))
+    value = run_embedded(flow, workspace, config=spec)
     emit(value, as_json, _summary(value))
 
 
-def run_flow(flow: str, spec: Any, workspace: Path | None) -> dict[str, Any]:
-    """Run a flow of this name on a spec, with an embedded server if the user has none, and return its result."""
+def run_embedded(flow: str, workspace: Path | None, **parameters: Any) -> dict[str, Any]:
+    """Run a flow of the module of its name in this process, on the user's Prefect server or an embedded one.
+
+    Args:
+        flow: Name of the flow's function, and of its module in `flows`.
+        workspace: The workspace that was asked for.
+        **parameters: What the flow is told besides.
+
+    Returns:
+        What it hands back, as plain JSON values.
+    """
     from storage.workspace import Workspace, resolve_workspace
 
     root = resolve_workspace(workspace)
@@ -124,9 +134,9 @@ def run_flow(flow: str, spec: Any, workspace: Path | None) -> dict[str, Any]:
     if server is not None:
         server.wait()
     with quiet_prefect():
-        result = run(config=spec, workspace=root)
-    found: dict[str, Any] = result.model_dump(mode="json")
-    return found
+        result = run(workspace=root, **parameters)
+    value: dict[str, Any] = result.model_dump(mode="json")
+    return value
 
 
 def _summary(value: dict[str, Any]) -> str:

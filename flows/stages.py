@@ -8,23 +8,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.accelerator import accelerator
+from flows.fleet import fleet_of
+from tasks.challengers import train_challenger
+from tasks.data_checks import check_data
+from tasks.decide import decide_night, tidy_up
 from tasks.evaluate import evaluate_model
 from tasks.extract import extract_features
-from tasks.jobs import Job, Stage
+from tasks.extract_together import extract_together
+from tasks.jobs import Evaluated, Extracted, Job, Prepared, Stage
 from tasks.plan import check_plan
 from tasks.prepare import prepare_dataset
 from tasks.pretrain import pretrain_classifier
 from tasks.record import note_stage
 from tasks.report import write_report
 from tasks.sample import sample_pixels
+from tasks.standings import find_news
 from tasks.train import train_dense
 
 __all__ = ["check", "evaluate", "extract", "prepare", "pretrain", "recorded_task", "report", "sample", "train"]
+__all__ += ["challenge", "check_night_data", "decide", "news", "tidy"]
 
 _logger = logging.getLogger("hypercolumns.flows")
 StageT = TypeVar("StageT", bound=Stage)
@@ -42,7 +50,7 @@ class AnyJob(Protocol):
 def recorded_task(name: str, function: Callable[..., StageT]) -> Task[..., StageT]:
     """Make a task of a stage: logged, noted in the run's record, and never cached by Prefect."""
 
-    def run(job: Job | AnyJob, *earlier: Stage) -> StageT:
+    def run(job: Job | AnyJob, *earlier: Any) -> StageT:
         result = function(job, *earlier)
         note_stage(job if isinstance(job, Job) else job.features, name, result)
         _logger.info("%s: %s in %.1f s", name, "found" if result.cached else "done", result.seconds)
@@ -53,11 +61,28 @@ def recorded_task(name: str, function: Callable[..., StageT]) -> Task[..., Stage
     return task(name=name, cache_policy=NO_CACHE, persist_result=False)(run)
 
 
+def _extract(job: Job, prepared: Prepared) -> Extracted:
+    """Compute and store every missing row of the experiment's images, views and layers."""
+    with fleet_of(job) as fleet, accelerator():
+        return extract_features(job, prepared) if fleet is None else extract_together(job, prepared, fleet)
+
+
+def _evaluate(job: Job, *earlier: Any) -> Evaluated:
+    """Score everything on the val split, or find the scores."""
+    with fleet_of(job) as fleet:
+        return evaluate_model(job, *earlier, fleet=fleet)
+
+
 prepare = recorded_task("prepare", prepare_dataset)
 check = recorded_task("plan", check_plan)
-extract = recorded_task("extract", extract_features)
+extract = recorded_task("extract", _extract)
 sample = recorded_task("sample", sample_pixels)
 pretrain = recorded_task("pretrain", pretrain_classifier)
 train = recorded_task("train", train_dense)
-evaluate = recorded_task("evaluate", evaluate_model)
+evaluate = recorded_task("evaluate", _evaluate)
 report = recorded_task("report", write_report)
+news = recorded_task("news", find_news)
+check_night_data = recorded_task("data checks", check_data)
+challenge = recorded_task("train", train_challenger)
+decide = recorded_task("decide", decide_night)
+tidy = recorded_task("tidy up", tidy_up)

@@ -29,6 +29,7 @@ from storage.publish import replace_bytes
 from storage.runs import list_runs
 from storage.workspace import Workspace
 from tasks.classifiers import ModelCard, load_classifier, torch_dtype
+from tasks.device import compute_device
 
 __all__ = ["Predicted", "find_images", "find_model", "output_names", "predict_images", "refuse_to_replace"]
 
@@ -110,7 +111,7 @@ def predict_images(model_path: Path, images: Sequence[Path], out: Path, *, skip_
     refuse_to_replace(images, names, out, (".png", ".overlay.jpg"))
     model, card = load_classifier(PixelConv, model_path)
     model.dtype = torch_dtype(card.head_precision)
-    backbone = build_backbone(card.backbone, card.canvas.size_hw, precision=card.precision)
+    backbone = build_backbone(card.backbone, card.canvas.size_hw, precision=card.precision).to(compute_device())
     current: list[NDArray[np.uint8]] = []
     source = BackboneSource(backbone, lambda _: current[0], [layer.name for layer in card.layers])
     masks, overlays, rejected, seconds = [], [], {}, 0.0

@@ -35,7 +35,7 @@ def check_instances(
     """
     work = [(split, image) for split in splits for image in dataset.split(split)]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        verdicts = pool.map(lambda item: _check(*item, max_megapixels), work)
+        verdicts = pool.map(lambda item: _check(item[0], item[1], max_megapixels), work)
         return [verdict for verdict in verdicts if verdict is not None]
 
 

@@ -29,6 +29,7 @@ from storage.publish import replace_bytes
 from storage.runs import list_runs
 from storage.workspace import Workspace
 from tasks.classifiers import ModelCard, load_classifier, torch_dtype
+from tasks.device import compute_device
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -70,6 +71,7 @@ class Predictor:
         self._model, self.card = load_classifier(PixelConv, model_path)
         self._model.dtype = torch_dtype(self.card.head_precision)
         backbone = build_backbone(self.card.backbone, self.card.canvas.size_hw, precision=self.card.precision)
+        backbone.to(compute_device())
         self._current: list[NDArray[np.uint8]] = []
         self._source = BackboneSource(backbone, lambda _: self._current[0], [layer.name for layer in self.card.layers])
 

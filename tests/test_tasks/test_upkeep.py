@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from storage.errors import FormatError, RowsMissingError, VersionError
 from storage.features import FeatureStore
@@ -21,6 +22,8 @@ from tasks.repair import plan_repair, repair_store
 from tasks.sample import sample_pixels
 from tasks.train import train_dense
 from tests.pipeline_factory import LAYERS, extract_only, tiny_spec
+
+CPU = torch.device("cpu")
 
 
 def run_recorded(spec, workspace, swept=lambda job: None):
@@ -103,9 +106,7 @@ def stored_by_others(spec, workspace, dtype, change, recorded=None):
     maps = {name: right.reader([name]).read(name, right.rows(keys, [name])).astype(np.float32) for name in LAYERS}
     fields, shapes = right.key_fields, right.layers
     extracted.path.rename(workspace / "aside")
-    other = FeatureStore.create_or_open(
-        workspace / "stores", fields, dtype=dtype, recorded=recorded or computed_by(torch.device("cpu"))
-    )
+    other = FeatureStore.create_or_open(workspace / "stores", fields, dtype=dtype, recorded=recorded or computed_by(CPU))
     other.declare_layers(shapes)
     with other.claim(keys, LAYERS) as writer:
         writer.write(0, {name: change(values) for name, values in maps.items()})

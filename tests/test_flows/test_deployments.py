@@ -13,6 +13,7 @@ FLOWS = (
     *("run-experiment", "extract-features", "sample-pixels", "pretrain-classifier"),
     *("train-dense", "evaluate-model", "write-report"),
     *("nightly-retrain", "evaluate-champion", "predict-folder"),
+    *("segment-instances", "predict-keypoints", "label-parts", "compare-heads"),
 )
 EXPERIMENTS = FLOWS[:7]
 CRONS = {"nightly-retrain": "30 3 * * *", "evaluate-champion": "0 5 * * 0"}

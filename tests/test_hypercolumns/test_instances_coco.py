@@ -320,7 +320,7 @@ def test_a_missing_binary_or_special_annotation_file_is_named(tmp_path: Path) ->
     with pytest.raises(DatasetError, match=r"instances_train.json: expected a JSON file, got No such file"):
         opened(root)
     os.mkfifo(path)
-    with pytest.raises(DatasetError, match="expected a JSON file of at most"):
+    with pytest.raises(DatasetError, match="expected a JSON file, got no regular file"):
         opened(root)
 
 

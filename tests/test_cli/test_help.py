@@ -31,6 +31,7 @@ def test_the_commands_are_those_that_are_promised():
         *(("runs",), ("runs", "ls"), ("runs", "show"), ("shapes",), ("shapes", "make")),
         *(("champion",), ("champion", "show"), ("champion", "history"), ("champion", "rollback"), ("champion", "pin")),
         *(("up",), ("status",)),
+        ("champion", "report"),
         *(("nightly",), ("notify",), ("notify", "data-arrived")),
     }
 

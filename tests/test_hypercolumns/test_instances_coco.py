@@ -240,6 +240,14 @@ def test_an_image_folder_that_leads_out_of_the_root_is_refused_once(tmp_path: Pa
         opened(root, on_bad_record="skip")
 
 
+def test_images_in_inner_folders_are_found_and_named_by_them(tmp_path: Path) -> None:
+    data = coco_data()
+    data["images"][0]["file_name"] = "inner/train_a.jpg"
+    root = write_coco(tmp_path, train=data)
+    save_image(root / "JPEGImages" / "inner" / "train_a.jpg", noise())
+    assert [image.key for image in opened(root).split("train")] == ["inner/train_a", "train_b"]
+
+
 def test_an_image_that_is_none_is_named(tmp_path: Path) -> None:
     root = write_coco(tmp_path)
     (root / "JPEGImages" / "train_a.jpg").write_bytes(b"no image")
@@ -320,7 +328,7 @@ def test_a_missing_binary_or_special_annotation_file_is_named(tmp_path: Path) ->
     with pytest.raises(DatasetError, match=r"instances_train.json: expected a JSON file, got No such file"):
         opened(root)
     os.mkfifo(path)
-    with pytest.raises(DatasetError, match="expected a JSON file of at most"):
+    with pytest.raises(DatasetError, match="expected a JSON file, got no regular file"):
         opened(root)
 
 

@@ -115,7 +115,7 @@ def test_other_variables_missing_files_and_missing_scipy_are_named(tmp_path: Pat
     with pytest.raises(DatasetError, match="expected a MATLAB file, got No such file"):
         open_voc(root, "sbd", image_folder="img")
     path.mkdir()
-    with pytest.raises(DatasetError, match="or no file"):
+    with pytest.raises(DatasetError, match="expected a MATLAB file, got no regular file"):
         open_voc(root, "sbd", image_folder="img")
 
     def missing(name: str) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from storage.leases import Lease, Owner
 from storage.rows_index import Placement, RowsIndex
 
-__all__ = ["Busy", "Request", "Work", "count_hits", "locate", "may_be_completed"]
+__all__ = ["Busy", "Request", "Work", "conflicts", "count_hits", "locate", "may_be_completed"]
 
 _SCAN = 1024
 """How many row keys are looked up at a time."""
@@ -64,6 +64,13 @@ def locate(index: RowsIndex, keys: Iterable[str], layers: Sequence[str]) -> dict
         for key, rows in places.items()
         if (place := next((row for row in reversed(rows) if complete[row[0]] >> row[1] & 1), None)) is not None
     }
+
+
+def conflicts(index: RowsIndex, work: Work | Lease) -> bool:
+    """Tell whether something of what is to be written is there, or its slots belong to other images."""
+    keys, masks = index.slot_keys(work.shard), index.masks([work.shard])
+    others = any(keys.get(slot, key) != key for slot, key in zip(work.slots, work.row_keys, strict=True))
+    return others or any((work.shard, layer) in masks for layer in work.layers)
 
 
 def count_hits(index: RowsIndex, keys: Iterable[str], layers: Sequence[str]) -> dict[str, int]:

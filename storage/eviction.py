@@ -1,7 +1,8 @@
 """A cap on what the stores weigh: whole stores go, least recently used first, until the rest is below it.
 
 Stores that no run names go first. One that a run names goes only if the caller says so: nothing but time is lost, since a
-store can be extracted again from the images. One that somebody has open, or that a run in progress names, never goes.
+store can be extracted again from the images. One that somebody has open, that a run in progress names, or that a champion
+stands on (or a former one that a rollback can reach), never goes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from storage.backends import refuse_remote
 from storage.canonical import is_key
+from storage.champions import list_lines, needed_keys
 from storage.errors import StorageError
 from storage.inspection import list_stores
 from storage.layout import StoreLayout
@@ -84,14 +87,16 @@ def evict(workspace: Workspace, max_bytes: int, *, named_too: bool, remove: bool
         remove: remove them; otherwise only say which.
 
     Raises:
-        StorageError: a run's record cannot be read, so that whether a run in progress uses a store cannot be known.
+        StorageError: the stores lie in an object store; or the record of a run or of champions cannot be read, so that whether
+            they use a store cannot be known.
     """
+    refuse_remote(workspace.stores, "evicted from")
     removal = Removal()
     # Weighed before the runs are kept waiting.
     stores = [path for path in list_stores(workspace.stores) if is_key(path.name) and not path.is_symlink()]
     weights = {path: bytes_below(path) for path in stores}
     with sweeping(workspace.runs):
-        uses = list(_uses(weights, list_runs(workspace.runs)))
+        uses = list(_uses(weights, list_runs(workspace.runs), _champions(workspace)))
         over = sum(use.bytes for use in uses) - max_bytes
         evicted, kept = [], []
         for use in sorted(uses, key=lambda use: (bool(use.runs), use.last_used)):
@@ -107,7 +112,12 @@ def evict(workspace: Workspace, max_bytes: int, *, named_too: bool, remove: bool
     return Eviction(remove, max_bytes, tuple(evicted), tuple(kept))
 
 
-def _uses(weights: dict[Path, int], views: list[RunView]) -> Iterator[StoreUse]:
+def _champions(workspace: Workspace) -> dict[str, str]:
+    """Return the line whose champions stand on a store, by the store's key."""
+    return {key: line for line in list_lines(workspace) for key in needed_keys(workspace, line)}
+
+
+def _uses(weights: dict[Path, int], views: list[RunView], champions: dict[str, str]) -> Iterator[StoreUse]:
     broken = [view for view in views if view.status == "broken"]
     if broken:
         raise StorageError(
@@ -119,6 +129,8 @@ def _uses(weights: dict[Path, int], views: list[RunView]) -> Iterator[StoreUse]:
         runs = tuple(run_id for run_id, (keys, _) in named.items() if path.name in keys)
         running = [run_id for run_id in runs if named[run_id][1]]
         stays = f"run {running[0]} is in progress" if running else ""
+        if path.name in champions:
+            stays = f"champions of line {champions[path.name]} stand on it"
         yield StoreUse(path.name, weight, last_used(StoreLayout(path)), runs, stays)
 
 

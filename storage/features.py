@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from storage.allotment import claim, retire
+from storage.backends import store_exists
 from storage.claims import Busy, Request, count_hits, locate
 from storage.core import StoreCore, store_key
 from storage.declaring import create, declare_layers
@@ -90,11 +91,11 @@ class FeatureStore:
             KeyMismatchError: it was made from other fields than its key says.
         """
         layout = StoreLayout(Path(path).resolve())
-        if not layout.records.is_dir():
+        if not store_exists(layout.root):
             raise FormatError(f"{path}: expected the folder of a feature store, found no records in it")
         core = StoreCore(layout, lease_seconds)
         core.occupy(create=False)
-        refuse_other_versions(layout)
+        refuse_other_versions(layout, core.files)
         core.refresh()
         return cls(core, recorded)
 
@@ -107,8 +108,13 @@ class FeatureStore:
 
     @property
     def path(self) -> Path:
-        """The store's folder: open it with stock Zarr."""
+        """The store's folder: open it with stock Zarr. Of a store in an object store: its local mirror (see `place`)."""
         return self._core.layout.root
+
+    @property
+    def place(self) -> str:
+        """Where the store lies, for people: its folder or its URL."""
+        return self._core.place
 
     @property
     def dtype(self) -> str:

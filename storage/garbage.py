@@ -1,4 +1,4 @@
-"""What no run uses: found by what the runs' records name, taken away at once, then deleted.
+"""What no run and no champion uses: found by what their records name, taken away at once, then deleted.
 
 Costs as much as there are runs and things in the workspace; what the things hold is looked at only to weigh what goes. Names
 that are not ours are never touched.
@@ -6,6 +6,7 @@ that are not ours are never touched.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from storage.backends import is_remote
 from storage.canonical import is_key
+from storage.champions import FOLDER, list_lines, needed_keys
 from storage.errors import StorageError
 from storage.features import FeatureStore
 from storage.inspection import list_stores
@@ -23,7 +26,7 @@ from storage.occupancy import alone_in, last_used
 from storage.publish import PARTIAL_SUFFIX
 from storage.references import named_keys, sweeping
 from storage.removal import TRASH, Removal, bytes_below, delete
-from storage.runs import RunView, list_runs
+from storage.runs import list_runs
 from storage.superseded import discard_superseded, superseded_files
 from storage.workspace import Workspace
 
@@ -38,8 +41,8 @@ class Item:
     """One thing that goes, or that stays although no run names it.
 
     Args:
-        kind: `store`, `samples`, `model`, `evaluation`, `manifest`, `checkpoints`; `unfinished`, `trash`; inside a store
-            `unfinished`, `uncounted`, `quarantined`, `superseded`.
+        kind: `store`, `remote store`, `samples`, `model`, `evaluation`, `manifest`, `checkpoints`; `unfinished`, `trash`;
+            inside a store `unfinished`, `uncounted`, `quarantined`, `superseded`.
         path: relative to the workspace.
         why: why it goes, or why it stays.
         bytes: what it weighs; 0 for what stays.
@@ -93,8 +96,9 @@ def sweep(workspace: Workspace, older_than_seconds: float, *, remove: bool, cloc
     removal = Removal()
     with sweeping(workspace.runs):
         views = list_runs(workspace.runs)
-        blocked = tuple(f"run {view.run_id}: {view.reason}" for view in views if view.status == "broken")
-        found = [] if blocked else list(_unnamed(workspace, views, latest))
+        champions, blocked = _champions(workspace)
+        blocked += tuple(f"run {view.run_id}: {view.reason}" for view in views if view.status == "broken")
+        found = [] if blocked else list(_unnamed(workspace, frozenset(champions).union(*map(named_keys, views))))
         judged = [(thing, _obstacle(thing, latest)) for thing in found]
         going = [thing for thing, obstacle in judged if not obstacle]
         taken = _taken(workspace, going, removal) if remove else [(thing.item(workspace), thing.path) for thing in going]
@@ -120,11 +124,24 @@ class _Thing:
         return Item(self.kind, _name(workspace, self.path), self.why)
 
 
-def _unnamed(workspace: Workspace, views: list[RunView], latest: float) -> Iterator[_Thing]:
-    named = frozenset[str]().union(*map(named_keys, views))
+def _champions(workspace: Workspace) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return what champions need, and which of their logs cannot be read."""
+    needed: set[str] = set()
+    blocked = []
+    for line in list_lines(workspace):
+        try:
+            needed |= needed_keys(workspace, line)
+        except StorageError as error:
+            blocked.append(f"champions of line {line}: {error}")
+    return frozenset(needed), tuple(blocked)
+
+
+def _unnamed(workspace: Workspace, named: frozenset[str]) -> Iterator[_Thing]:
+    remote = is_remote(workspace.stores)
     for path in list_stores(workspace.stores):
         if is_key(path.name) and path.name not in named and not path.is_symlink():
-            yield _Thing("store", path, last_used(StoreLayout(path)), "no run names it")
+            kind = "remote store" if remote else "store"
+            yield _Thing(kind, path, last_used(StoreLayout(path)), "no run names it")
     for kind, folder, suffix in (
         ("samples", workspace.samples, ".h5"),
         ("model", workspace.models, ""),
@@ -146,6 +163,8 @@ def _obstacle(thing: _Thing, latest: float) -> str:
     """Say why something stays that no run names; nothing if it may go."""
     if thing.used > latest:
         return f"{thing.why}, but it was used or made a short while ago"
+    if thing.kind == "remote store":
+        return f"{thing.why}, but other workspaces may use it; what lies in an object store is removed with its own tools"
     if thing.kind != "store":
         return ""
     try:
@@ -161,7 +180,9 @@ def _taken(workspace: Workspace, going: list[_Thing], removal: Removal) -> list[
     for thing in going:
         item = thing.item(workspace)
         if thing.kind != "store":
-            taken.append((item, removal.take_away(thing.path)))
+            # A run removes the checkpoints of its ended training itself, and may come first.
+            with contextlib.suppress(FileNotFoundError):
+                taken.append((item, removal.take_away(thing.path)))
             continue
         with alone_in(StoreLayout(thing.path)) as alone:
             if alone:
@@ -172,7 +193,7 @@ def _taken(workspace: Workspace, going: list[_Thing], removal: Removal) -> list[
 def _strewn(workspace: Workspace, latest: float, *, remove: bool) -> Iterator[Item]:
     """Yield what writers that died left in the workspace's folders, and what earlier removals did not delete."""
     folders = (workspace.stores, workspace.samples, workspace.models, workspace.evaluations, workspace.datasets, workspace.runs)
-    for folder in (*folders, workspace.checkpoints, *workspace.checkpoints.iterdir()):
+    for folder in (*folders, workspace.root / FOLDER, workspace.checkpoints, *workspace.checkpoints.iterdir()):
         trash = sorted((folder / TRASH).iterdir()) if (folder / TRASH).is_dir() else []
         unfinished = (
             [path for path in sorted(folder.iterdir()) if path.name.endswith(PARTIAL_SUFFIX)] if folder.is_dir() else []

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from storage.canonical import canonical_bytes, digest
-from storage.errors import FormatError, StorageError
+from storage.errors import AlreadyPublishedError, FormatError, StorageError
+from storage.lock_waiting import flock_patiently
 from storage.publish import explained_disk_errors
 
 __all__ = ["LogEntry", "append_entry", "first_line", "read_entries"]
@@ -55,10 +56,17 @@ def first_line(kind: str, data: Mapping[str, Any]) -> bytes:
     return _line(None, kind, data)
 
 
-def append_entry(path: Path, kind: str, data: Mapping[str, Any]) -> LogEntry:
+def append_entry(path: Path, kind: str, data: Mapping[str, Any], *, after: str | None = None) -> LogEntry:
     """Append a line durably; when this returns, the line survives power loss.
 
+    Args:
+        path: the log.
+        kind: what happened.
+        data: the particulars, a JSON mapping.
+        after: digest of the line that must be the last one, for what was decided by having read that far; None for any.
+
     Raises:
+        AlreadyPublishedError: somebody appended first; read theirs, decide again.
         StorageError: there is no such log.
         FormatError: the last line was changed; or `data` is not JSON.
         DiskSpaceError: the disk is full; the log is as it was.
@@ -69,6 +77,8 @@ def append_entry(path: Path, kind: str, data: Mapping[str, Any]) -> LogEntry:
         if not lines:
             raise FormatError(f"{path}: expected a log with a first line, got {torn} torn bytes. Remedy: remove its folder")
         last = _parsed(lines[-1], len(lines), path)
+        if after is not None and last.digest != after:
+            raise AlreadyPublishedError(f"{path}: somebody else appended a line first; theirs stands")
         written = b""
         if torn:
             written = _line(last, RECOVERED, {"dropped_bytes": torn})
@@ -177,7 +187,7 @@ def _locked(path: Path, flags: int, lock: int) -> Iterator[int]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StorageError(f"{path}: expected a record, got no file. Remedy: look at the list of runs") from error
     try:
-        fcntl.flock(descriptor, lock)
+        flock_patiently(descriptor, lock, path)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hypercolumns.errors import MetricError
 from hypercolumns.metrics.segmentation import METRICS, check_matrix, score, summarise
 
-__all__ = ["bootstrap_intervals", "paired_bootstrap"]
+__all__ = ["bootstrap_intervals", "paired_bootstrap", "paired_class_intervals"]
 
 _BLOCK_NUMBERS = 4_000_000  # drawn image indices held at once: 32 MB
 
@@ -82,17 +82,9 @@ def paired_bootstrap(
     Raises:
         MetricError: the two were not scored on the same truth, there are fewer than two images, or a parameter is out of range.
     """
-    first = _check(matrices_a, class_names, resamples, confidence)
-    second = _check(matrices_b, class_names, resamples, confidence)
     if metric not in METRICS:
         raise MetricError(f"expected one of {', '.join(METRICS)}, got {metric!r}")
-    if first.shape != second.shape or not np.allclose(first.sum(axis=2), second.sum(axis=2), rtol=1e-9, atol=1e-6):
-        raise MetricError(
-            "expected two predictors scored on the same images in the same order, got different true pixels; "
-            "score both by one protocol"
-        )
-    if len(first) < 2:
-        raise MetricError(f"expected at least two images to resample, got {len(first)}")
+    first, second = _check_pair(matrices_a, matrices_b, class_names, resamples, confidence)
     differences = _replicates(first, resamples, seed)[1][metric] - _replicates(second, resamples, seed)[1][metric]
     defined = differences[~np.isnan(differences)]
     if not len(defined):
@@ -105,6 +97,55 @@ def paired_bootstrap(
         "high": high,
         "probability_better": float(((defined > 0) + 0.5 * (defined == 0)).mean()),
     }
+
+
+def paired_class_intervals(
+    matrices_a: NDArray[Any],
+    matrices_b: NDArray[Any],
+    class_names: Sequence[str],
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Return, per class, the interval of how much higher the first predictor's IU is than the second's on the same images.
+
+    A replicate in which a class has no ground-truth pixel says nothing about it and is skipped.
+
+    Args:
+        matrices_a: confusion matrices of the first predictor, (images, classes, classes), rows truth.
+        matrices_b: confusion matrices of the second one, of the same images in the same order.
+        class_names: the classes' names, in label order.
+        resamples: how many times as many images are drawn with replacement.
+        confidence: level of the intervals, in (0, 1).
+        seed: seed of the draws.
+
+    Returns:
+        (low, high) of each class that has a ground-truth pixel in some replicate.
+
+    Raises:
+        MetricError: the two were not scored on the same truth, there are fewer than two images, or a parameter is out of range.
+    """
+    first, second = _check_pair(matrices_a, matrices_b, class_names, resamples, confidence)
+    differences = _replicates(first, resamples, seed)[0] - _replicates(second, resamples, seed)[0]
+    tail = 50.0 * (1.0 - confidence)
+    columns = zip(class_names, differences.T, strict=True)
+    return {name: percentile_interval(column, tail) for name, column in columns if not np.isnan(column).all()}
+
+
+def _check_pair(
+    matrices_a: NDArray[Any], matrices_b: NDArray[Any], class_names: Sequence[str], resamples: int, confidence: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    first = _check(matrices_a, class_names, resamples, confidence)
+    second = _check(matrices_b, class_names, resamples, confidence)
+    if first.shape != second.shape or not np.allclose(first.sum(axis=2), second.sum(axis=2), rtol=1e-9, atol=1e-6):
+        raise MetricError(
+            "expected two predictors scored on the same images in the same order, got different true pixels; "
+            "score both by one protocol"
+        )
+    if len(first) < 2:
+        raise MetricError(f"expected at least two images to resample, got {len(first)}")
+    return first, second
 
 
 def _check(matrices: NDArray[Any], class_names: Sequence[str], resamples: int, confidence: float) -> NDArray[np.float64]:

@@ -13,11 +13,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from storage.champions import Champion, promote
 from storage.checkpoints import save_checkpoint
+from storage.ledger import opened_ledger
 from storage.models import save_model
 from storage.publish import publish_bytes, replace_bytes
 from storage.runs import append, create_run
 from storage.samples import SampleSetWriter
+from storage.workspace import Workspace
 
 TENSORS = {"weight": np.arange(6.0).reshape(2, 3)}
 
@@ -28,13 +31,23 @@ def samples(folder):
             writer.append(np.full((700, 3000), row), np.full(700, row), np.full(700, row), np.zeros((700, 2)))
 
 
+def predict(folder):
+    with opened_ledger(folder) as ledger:
+        if "a" * 64 not in ledger.lines:
+            ledger.predicted("a" * 64, "image.png", "model", "image.aaaa.png", b"whole" * 1000)
+
+
 WORKS = {
+    "predict": predict,
     "publish": lambda folder: publish_bytes(folder / "deep" / "file", b"whole" * 1000),
     "replace": lambda folder: replace_bytes(folder / "pointer", b"new"),
     "samples": samples,
     "model": lambda folder: save_model(folder, "key", TENSORS, {"classes": ["a"]}),
     "checkpoint": lambda folder: save_checkpoint(folder, 3, TENSORS, {"epoch": 3}),
     "create": lambda folder: create_run(folder, "run", {"spec": {"seed": 1}}),
+    "promote": lambda folder: promote(
+        Workspace(folder), "line", Champion("run", "b"), {"reasons": ["better"]}, who="test", expected="a"
+    ),
     "append": lambda folder: append(folder / "run", "metrics", {"mean_iu": 0.5}),
 }
 
@@ -47,6 +60,10 @@ def prepare(work, folder):
     if work == "checkpoint":
         for epoch in (1, 2):
             save_checkpoint(folder, epoch, TENSORS, {"epoch": epoch})
+    if work == "promote":
+        for key in ("a", "b"):
+            save_model(Workspace(folder).models, key, TENSORS, {})
+        promote(Workspace(folder), "line", Champion("run", "a"), {}, who="test", expected=None)
     if work == "append":
         create_run(folder, "run", {"spec": {}})
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ SECONDS_VARIABLE = "HYPERCOLUMNS_S3_SECONDS"
 """How long one request may take, and how long it is tried again after failures."""
 _SECONDS = 60.0
 _ATTEMPTS = 4
+_PIECE_BYTES = 1 << 22
 _NO_SUCH_RANGE = "416 Range Not Satisfiable"
 _LARGEST_PUT_BYTES = 5 * 10**9
 
@@ -113,6 +114,19 @@ class ObjectClient:
                     raise
         seen = self.head(key)
         return b"", 0 if seen is None else seen.size
+
+    def download(self, key: str, size: int, write: Callable[[memoryview], object]) -> int:
+        """Hand an object's bytes over, piece by piece, if it has the size expected; return its size.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with self._explained("reading", key):
+            found = self._client().get(key)
+            if int(found.meta["size"]) == size:
+                for piece in found.stream(min_chunk_size=_PIECE_BYTES):
+                    write(memoryview(piece))
+            return int(found.meta["size"])
 
     def head(self, key: str) -> ObjectSeen | None:
         """Return an object's size and tag; None if there is none."""

@@ -11,7 +11,7 @@ from cli.config import load_experiment
 from cli.context import JsonOption, WorkspaceOption, command, emit, quiet_prefect
 from cli.embedded import EmbeddedServer, configure_prefect
 
-__all__ = ["register_experiments"]
+__all__ = ["config_and_overrides", "register_experiments", "run_embedded"]
 
 ConfigArgument = Annotated[
     Path | None, typer.Argument(help="Experiment file (YAML); without one, the defaults: generated figures.")
@@ -82,7 +82,7 @@ def _plan(
     from tasks.plan import plan_extraction
     from tasks.prepare import prepare_dataset
 
-    spec = load_experiment(*_config_and_overrides(config, overrides))
+    spec = load_experiment(*config_and_overrides(config, overrides))
     job = Job(spec=spec, workspace=resolve_workspace(workspace))
     planned = plan_extraction(job, prepare_dataset(job))
     lines = [
@@ -99,7 +99,7 @@ def _plan(
         raise typer.Exit(1)
 
 
-def _config_and_overrides(config: Path | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
+def config_and_overrides(config: Path | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
     """Take a first argument that is an override for one: a config file may be left out."""
     found = list(overrides or [])
     if config is not None and "=" in str(config) and not config.exists():
@@ -108,7 +108,22 @@ def _config_and_overrides(config: Path | None, overrides: list[str] | None) -> t
 
 
 def _run_flow(flow: str, config: Path | None, overrides: list[str], workspace: Path | None, as_json: bool) -> None:
-    spec = load_experiment(*_config_and_overrides(config, overrides))
+    spec = load_experiment(*config_and_overrides(config, overrides))
+    value = run_embedded(flow, workspace, config=spec)
+    emit(value, as_json, _summary(value))
+
+
+def run_embedded(flow: str, workspace: Path | None, **parameters: Any) -> dict[str, Any]:
+    """Run a flow of the module of its name in this process, on the user's Prefect server or an embedded one.
+
+    Args:
+        flow: Name of the flow's function, and of its module in `flows`.
+        workspace: The workspace that was asked for.
+        **parameters: What the flow is told besides.
+
+    Returns:
+        What it hands back, as plain JSON values.
+    """
     from storage.workspace import Workspace, resolve_workspace
 
     root = resolve_workspace(workspace)
@@ -119,9 +134,9 @@ def _run_flow(flow: str, config: Path | None, overrides: list[str], workspace: P
     if server is not None:
         server.wait()
     with quiet_prefect():
-        result = run(config=spec, workspace=root)
-    value = result.model_dump(mode="json")
-    emit(value, as_json, _summary(value))
+        result = run(workspace=root, **parameters)
+    value: dict[str, Any] = result.model_dump(mode="json")
+    return value
 
 
 def _summary(value: dict[str, Any]) -> str:

@@ -23,10 +23,10 @@ _WAITING = [
 ]
 _EVERY_RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 _MESSAGE = """{
-  "text": "{{ flow.name }}: run {{ flow_run.name }} ended as {{ flow_run.state.name }}",
-  "deployment": "{{ deployment.name }}",
+  "text": {{ (flow.name ~ ": run " ~ flow_run.name ~ " ended as " ~ flow_run.state.name) | tojson }},
+  "deployment": {{ deployment.name | tojson }},
   "flow_run_id": "{{ flow_run.id }}",
-  "state": "{{ flow_run.state.name }}",
+  "state": {{ flow_run.state.name | tojson }},
   "message": {{ (flow_run.state.message or "") | string | truncate(500) | tojson }}
 }"""
 

@@ -20,6 +20,7 @@ from storage.errors import FormatError, StorageError
 from storage.folders import checked_name, publishing_folder
 from storage.publish import PARTIAL_SUFFIX
 from storage.record_log import LogEntry, append_entry, first_line, read_entries
+from storage.removal import TRASH
 
 __all__ = ["RECORD_NAME", "RunStatus", "RunView", "append", "create_run", "list_runs", "new_run_id", "read_run"]
 
@@ -157,7 +158,8 @@ def list_runs(runs_root: Path) -> list[RunView]:
     """List all runs, newest first; one whose record cannot be read is listed as broken, with the reason."""
     if not runs_root.is_dir():
         return []
-    names = [entry.name for entry in runs_root.iterdir() if entry.is_dir() and not entry.name.endswith(PARTIAL_SUFFIX)]
+    found = [entry.name for entry in runs_root.iterdir() if entry.is_dir()]
+    names = [name for name in found if name != TRASH and not name.endswith(PARTIAL_SUFFIX)]
     views = []
     for name in sorted(names, reverse=True):
         try:

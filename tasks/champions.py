@@ -48,9 +48,13 @@ def existing_line(workspace: Workspace, line: str) -> LineView:
 
 
 def held_out_share(spec: dict[str, Any]) -> float:
-    """Return the share of train images that no stage of an experiment (as its record spells it) ever learned from."""
+    """Return the share of train images that no stage of an experiment (as its record spells it) learned from.
+
+    Which ones these are follows from their bytes alone, so that a smaller share lies within every larger one.
+    """
     stages = [spec.get(name, {}) for name in ("pretrain", "train")]
-    return min((float(stage.get("holdout", 0)) if stage.get("patience") else 0.0) for stage in stages)
+    learning = [stage for stage in stages if stage.get("epochs", 1)]
+    return min((float(stage.get("holdout", 0)) if stage.get("patience") else 0.0 for stage in learning), default=0.0)
 
 
 def manifest_path(workspace: Workspace, champion: Champion | None) -> Path | None:

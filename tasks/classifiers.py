@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from storage.errors import AlreadyPublishedError
 from storage.models import load_model, save_model
 from tasks.manifests import Manifest
 
-__all__ = ["FolderCheckpoints", "ModelCard", "load_classifier", "load_sparse", "save_classifier", "torch_dtype"]
+__all__ = ["FolderCheckpoints", "ModelCard", "load_classifier", "load_sparse", "save_classifier", "start_from", "torch_dtype"]
 
 ClassifierT = TypeVar("ClassifierT", PixelMLP, PixelConv)
 
@@ -125,6 +125,32 @@ def load_sparse(path: Path, head: HeadSpec) -> tuple[PixelMLP, ModelCard]:
     mlp, card = load_classifier(PixelMLP, path)
     mlp.spec = head
     return mlp, card
+
+
+def start_from(model: PixelConv, class_names: Sequence[str], path: Path) -> None:
+    """Give a classifier the weights of another one, which must be of the same form.
+
+    Args:
+        model: Changed in place.
+        class_names: What its logits mean.
+        path: The other model's folder.
+
+    Raises:
+        FormatError: the folder is not a model of ours, or was tampered with.
+        TrainingError: the other one has other classes, layers or units, or another canvas; says which.
+    """
+    other, card = load_classifier(PixelConv, path)
+    ours: dict[str, Any] = {"classes": tuple(class_names), "layers": model.layers, "frame": model.frame}
+    theirs: dict[str, Any] = {"classes": card.class_names, "layers": other.layers, "frame": other.frame}
+    for field in ("hidden", "coordinates", "context"):
+        ours[f"head.{field}"], theirs[f"head.{field}"] = getattr(model.spec, field), getattr(other.spec, field)
+    differing = [name for name in ours if ours[name] != theirs[name]]
+    if differing:
+        raise TrainingError(
+            f"{path}: expected a model of the same form to train on from, got other {', '.join(differing)}; "
+            "train from scratch (from_scratch) once"
+        )
+    model.load_state_dict(other.state_dict())
 
 
 def torch_dtype(precision: str) -> torch.dtype:

@@ -24,6 +24,7 @@ from storage.errors import NonFiniteError, RowsMissingError
 from storage.features import FeatureStore
 from storage.reading import MapReader
 from tasks.arrays import as_array, cast_numbers
+from tasks.device import compute_device
 from tasks.jobs import Job, Prepared
 from tasks.manifests import load_manifest
 from tasks.record import computed_by
@@ -161,7 +162,7 @@ class _Comparison:
         """Say in what the records name another place of computing than this one; nothing if they do not."""
         core = self._store.core
         entries = core.index.entries({int(row) // self._store.shard_images for row in self._rows}, self._names)
-        here = computed_by()
+        here = computed_by(compute_device())
         differing: dict[str, tuple[Any, Any]] = {}
         for number in sorted({entry.record for entry in entries.values()}):
             record = core.log.read(number)

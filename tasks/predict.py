@@ -29,10 +29,20 @@ from storage.publish import replace_bytes
 from storage.runs import list_runs
 from storage.workspace import Workspace
 from tasks.classifiers import ModelCard, load_classifier, torch_dtype
+from tasks.device import compute_device
 
-__all__ = ["Predicted", "find_images", "find_model", "predict_images"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Predicted",
+    "Predictor",
+    "find_images",
+    "find_model",
+    "output_names",
+    "predict_images",
+    "refuse_to_replace",
+]
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 _OVERLAY_OPACITY = 0.5
 _LONGEST_STEM_BYTES = 200
 """File systems hold names of 255 bytes, and ours get a suffix, for a moment a long one."""
@@ -50,6 +60,32 @@ class Predicted(BaseModel):
     seconds_per_image: float | None
 
 
+class Predictor:
+    """A trained model, ready to label images that nobody has seen.
+
+    Args:
+        model_path: The model's folder.
+    """
+
+    def __init__(self, model_path: Path) -> None:
+        self._model, self.card = load_classifier(PixelConv, model_path)
+        self._model.dtype = torch_dtype(self.card.head_precision)
+        backbone = build_backbone(self.card.backbone, self.card.canvas.size_hw, precision=self.card.precision)
+        backbone.to(compute_device())
+        self._current: list[NDArray[np.uint8]] = []
+        self._source = BackboneSource(backbone, lambda _: self._current[0], [layer.name for layer in self.card.layers])
+
+    def labels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Label every pixel of an RGB image (H, W, 3) at its own size: (H, W)."""
+        card = self.card
+        self._current[:] = [fit_image(image, card.canvas, fill_rgb=card.backbone.mean_rgb)[0]]
+        return segment(self._model, self._source, 0, place((image.shape[0], image.shape[1]), card.canvas), flip=card.flip)
+
+    def mask_png(self, labels: NDArray[np.uint8]) -> bytes:
+        """Spell labels as a PNG with the classes' palette."""
+        return _encoded(_palette_mask(labels, self.card), "PNG")
+
+
 def find_images(patterns: Sequence[str]) -> list[Path]:
     """Expand files, folders and globs into images, in order, each once.
 
@@ -60,7 +96,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         path = Path(pattern).expanduser()
         if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+            matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
         elif path.is_file():
             matches = [path]
         else:
@@ -71,8 +107,13 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def find_model(workspace: Path, run_id: str) -> Path:
+def find_model(workspace: Path, run_id: str, stage: str = "train") -> Path:
     """Return the model folder of a run; `latest` is the newest run that trained one.
+
+    Args:
+        workspace: Where runs and models are.
+        run_id: The run, or `latest`.
+        stage: The stage that trained the model: `train` for pixel classifiers, `train-head` for heads inside boxes.
 
     Raises:
         SpecError: there is no such run, or it trained no model.
@@ -81,7 +122,7 @@ def find_model(workspace: Path, run_id: str) -> Path:
     # By listing, not by path: a name can then lead nowhere else, and a broken record of another run is passed over.
     views = list_runs(places.runs)
     for view in views:
-        key = view.keys.get("train")
+        key = view.keys.get(stage)
         if key is not None and run_id in {"latest", view.run_id}:
             return places.models / str(key)
     known = ", ".join(view.run_id for view in views[:5]) or "none"
@@ -101,13 +142,9 @@ def predict_images(model_path: Path, images: Sequence[Path], out: Path, *, skip_
         ImageError: an image cannot be read (without `skip_bad`).
         DatasetError: a mask or an overlay would replace one of the images; nothing is written then.
     """
-    names = _names(images)
-    _refuse_to_replace(images, names, out)
-    model, card = load_classifier(PixelConv, model_path)
-    model.dtype = torch_dtype(card.head_precision)
-    backbone = build_backbone(card.backbone, card.canvas.size_hw, precision=card.precision)
-    current: list[NDArray[np.uint8]] = []
-    source = BackboneSource(backbone, lambda _: current[0], [layer.name for layer in card.layers])
+    names = output_names(images)
+    refuse_to_replace(images, names, out, (".png", ".overlay.jpg"))
+    predictor = Predictor(model_path)
     masks, overlays, rejected, seconds = [], [], {}, 0.0
     for path, name in tqdm(zip(images, names, strict=True), total=len(images), unit="img", desc="predict", disable=None):
         try:
@@ -118,11 +155,10 @@ def predict_images(model_path: Path, images: Sequence[Path], out: Path, *, skip_
             rejected[str(path)] = error.reason
             continue
         start = time.perf_counter()
-        current[:] = [fit_image(image, card.canvas, fill_rgb=card.backbone.mean_rgb)[0]]
-        labels = segment(model, source, 0, place((image.shape[0], image.shape[1]), card.canvas), flip=card.flip)
+        labels = predictor.labels(image)
         seconds += time.perf_counter() - start
-        masks.append(_write_mask(out / f"{name}.png", labels, card))
-        overlays.append(_write_overlay(out / f"{name}.overlay.jpg", image, labels, card))
+        masks.append(_write_mask(out / f"{name}.png", labels, predictor.card))
+        overlays.append(_write_overlay(out / f"{name}.overlay.jpg", image, labels, predictor.card))
     return Predicted(
         model=model_path,
         masks=tuple(masks),
@@ -132,7 +168,7 @@ def predict_images(model_path: Path, images: Sequence[Path], out: Path, *, skip_
     )
 
 
-def _names(images: Sequence[Path]) -> list[str]:
+def output_names(images: Sequence[Path]) -> list[str]:
     """Name the outputs after the images' stems; those that would collide or are too long get a digest of their path."""
     stems = [os.fsencode(path.stem) for path in images]
     counts = Counter(stems)
@@ -146,8 +182,13 @@ def _names(images: Sequence[Path]) -> list[str]:
     return names
 
 
-def _refuse_to_replace(images: Sequence[Path], names: Sequence[str], out: Path) -> None:
-    written = {(out / f"{name}{suffix}").resolve() for name in names for suffix in (".png", ".overlay.jpg")}
+def refuse_to_replace(images: Sequence[Path], names: Sequence[str], out: Path, suffixes: Sequence[str]) -> None:
+    """Refuse to write results where one of them would replace an image.
+
+    Raises:
+        DatasetError: names the image.
+    """
+    written = {(out / f"{name}{suffix}").resolve() for name in names for suffix in suffixes}
     replaced = sorted({path.resolve() for path in images} & written)
     if replaced:
         raise DatasetError(
@@ -162,10 +203,14 @@ def _palette(card: ModelCard) -> NDArray[np.uint8]:
     return colours
 
 
-def _write_mask(path: Path, labels: NDArray[np.uint8], card: ModelCard) -> Path:
+def _palette_mask(labels: NDArray[np.uint8], card: ModelCard) -> Image.Image:
     mask = Image.fromarray(labels)
     mask.putpalette(_palette(card).tobytes())
-    return _save(path, mask, "PNG")
+    return mask
+
+
+def _write_mask(path: Path, labels: NDArray[np.uint8], card: ModelCard) -> Path:
+    return _save(path, _palette_mask(labels, card), "PNG")
 
 
 def _write_overlay(path: Path, image: NDArray[np.uint8], labels: NDArray[np.uint8], card: ModelCard) -> Path:
@@ -175,7 +220,11 @@ def _write_overlay(path: Path, image: NDArray[np.uint8], labels: NDArray[np.uint
 
 
 def _save(path: Path, image: Image.Image, kind: str) -> Path:
+    replace_bytes(path, _encoded(image, kind))
+    return path
+
+
+def _encoded(image: Image.Image, kind: str) -> bytes:
     buffer = BytesIO()
     image.save(buffer, kind)
-    replace_bytes(path, buffer.getvalue())
-    return path
+    return buffer.getvalue()

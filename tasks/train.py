@@ -20,7 +20,7 @@ from hypercolumns.sources import MapSource
 from hypercolumns.training import History, fit
 from storage.canonical import digest
 from storage.models import model_exists, read_description
-from tasks.classifiers import FolderCheckpoints, ModelCard, load_sparse, save_classifier, torch_dtype
+from tasks.classifiers import FolderCheckpoints, ModelCard, load_sparse, save_classifier, start_from, torch_dtype
 from tasks.jobs import Job, Prepared, Pretrained, Trained
 from tasks.manifests import Entry, Manifest, load_manifest
 from tasks.priors import prior_offset
@@ -32,17 +32,26 @@ __all__ = ["train_dense"]
 _CACHED_LABEL_BYTES = 512e6
 
 
-def train_dense(job: Job, prepared: Prepared, pretrained: Pretrained) -> Trained:
+def train_dense(job: Job, prepared: Prepared, pretrained: Pretrained, warm_key: str | None = None) -> Trained:
     """Train the dense classifier of the experiment, resume it, or find it.
+
+    Args:
+        job: The experiment.
+        prepared: Its checked data set.
+        pretrained: The sparse classifier, which is converted.
+        warm_key: A dense model whose weights are trained on from, in place of the converted ones.
 
     Raises:
         DivergedError: the loss is no longer finite; says at which image.
+        TrainingError: the model to train on from is of another form; says in what.
     """
     start = time.perf_counter()
     manifest = load_manifest(prepared.path)
     split = job.spec.dataset.train_split
+    warm = {} if warm_key is None else {"warm": warm_key}
     key = digest(
         {
+            **warm,
             "sparse": pretrained.key,
             "head": job.spec.head.model_dump(mode="json"),
             "train": job.spec.train.model_dump(mode="json"),
@@ -60,11 +69,14 @@ def train_dense(job: Job, prepared: Prepared, pretrained: Pretrained) -> Trained
         source = open_source(job, manifest, split, passes=job.spec.train.epochs).select([layer.name for layer in mlp.layers])
         certificate = certify(mlp, source, [(0, "identity")]).to_json()
         model = convert(mlp, torch_dtype(job.spec.train.precision))
+        if warm_key is not None:
+            note_use(job, warm_key)
+            start_from(model, manifest.class_names, job.places.models / warm_key)
         if job.spec.train.epochs == 0:
             samples = job.places.samples / f"{sparse_card.keys['samples']}.h5"
             model.logit_offset.copy_(prior_offset(job.spec, manifest, samples))
         history = _fit(job, manifest, model, source, key)
-        keys = {**sparse_card.keys, "sparse": pretrained.key}
+        keys = {**sparse_card.keys, "sparse": pretrained.key, **warm}
         card = ModelCard.describe(job.spec, manifest, model, keys, history.to_json(), certificate)
         save_classifier(job.places.models, key, model, card)
         shutil.rmtree(job.places.checkpoints / key, ignore_errors=True)

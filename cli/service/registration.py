@@ -9,13 +9,13 @@ from typing import Any
 
 from cli.service.api import Api, NotFoundError
 from cli.service.settings import POOL, ServiceSettings
+from flows.accelerator import GPU_LIMIT
 from flows.automations import TAG, automations
 from storage.canonical import digest
 from storage.errors import StorageError
 
 __all__ = ["deployed", "register_automations", "register_gpu_limit", "register_pool"]
 
-_GPU = "gpu"
 _WEBHOOK = "hypercolumns-webhook"
 _DEFINITION = "definition:"
 _PAGE = 200
@@ -41,9 +41,9 @@ def register_pool(api: Api) -> None:
 def register_gpu_limit(api: Api, slots: int) -> None:
     """Make the global concurrency limit `gpu`, unless it is there; one that is there keeps the limit it was given."""
     try:
-        api.get(f"v2/concurrency_limits/{_GPU}")
+        api.get(f"v2/concurrency_limits/{GPU_LIMIT}")
     except NotFoundError:
-        api.post("v2/concurrency_limits/", name=_GPU, limit=slots, active=True)
+        api.post("v2/concurrency_limits/", name=GPU_LIMIT, limit=slots, active=True)
 
 
 def deployed(api: Api) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`prefect.yaml` on a real server: seven deployments whose forms explain themselves, and a worker that runs one."""
+"""`prefect.yaml` on a real server: deployments whose forms explain themselves, and a worker that runs one."""
 
 import sys
 import time
@@ -12,7 +12,11 @@ from tests.pipeline_factory import REPOSITORY, started, tiny_spec
 FLOWS = (
     *("run-experiment", "extract-features", "sample-pixels", "pretrain-classifier"),
     *("train-dense", "evaluate-model", "write-report"),
+    *("nightly-retrain", "evaluate-champion", "predict-folder"),
+    *("segment-instances", "predict-keypoints", "label-parts", "compare-heads"),
 )
+EXPERIMENTS = FLOWS[:7]
+CRONS = {"nightly-retrain": "30 3 * * *", "evaluate-champion": "0 5 * * 0"}
 POOL = "hypercolumns"
 
 
@@ -35,7 +39,15 @@ def test_every_flow_is_deployed_from_its_module_into_the_pool(deployments):
         assert found["description"]
         assert found["enforce_parameter_schema"] is True
         assert found["global_concurrency_limit"]["limit"] == 1
-        assert found["schedules"] == []
+        crons = [each["schedule"]["cron"] for each in found["schedules"] if "cron" in each["schedule"]]
+        assert crons == ([CRONS[name]] if name in CRONS else [])
+        assert all(cron.split()[1] != "2" for cron in crons), "an hour that daylight saving repeats or leaves out"
+        for each in found["schedules"]:
+            assert each["slug"]
+            assert not each["active"], "nobody retrains on generated figures"
+            assert "cron" not in each["schedule"] or each["schedule"]["timezone"] == "Etc/UTC"
+        overlap = (found["concurrency_options"] or {}).get("collision_strategy")
+        assert overlap == ("CANCEL_NEW" if name in {"nightly-retrain", "predict-folder"} else None)
 
 
 def test_the_file_itself_names_no_deployment_twice_and_sets_no_parameter_to_null():
@@ -48,9 +60,10 @@ def test_the_file_itself_names_no_deployment_twice_and_sets_no_parameter_to_null
 def test_the_forms_explain_every_parameter_and_know_choices_and_limits(deployments):
     for name, found in deployments.items():
         schema = found["parameter_openapi_schema"]
-        assert set(schema["properties"]) == {"config", "workspace"}, name
-        assert all(schema["properties"][parameter]["description"] for parameter in ("config", "workspace")), name
-        definitions = schema["definitions"]
+        assert (set(schema["properties"]) == {"config", "workspace", "cluster"}) == (name in EXPERIMENTS), name
+        assert all(parameter["description"] for parameter in schema["properties"].values()), name
+        assert not schema.get("required"), "a form that can be sent as it is"
+        definitions = schema.get("definitions", {})
         unexplained = [
             f"{section}.{field}"
             for section, definition in definitions.items()
@@ -58,6 +71,8 @@ def test_the_forms_explain_every_parameter_and_know_choices_and_limits(deploymen
             if not value.get("description") and section != "ExperimentSpec"
         ]
         assert unexplained == [], name
+        if name not in EXPERIMENTS:
+            continue
         assert definitions["DatasetSpec"]["properties"]["kind"]["enum"] == ["shapes", "voc", "folder"]
         assert definitions["TrainSpec"]["properties"]["schedule"]["enum"] == ["constant", "cosine", "one_cycle"]
         assert (
@@ -65,6 +80,16 @@ def test_the_forms_explain_every_parameter_and_know_choices_and_limits(deploymen
             == (definitions["HeadSpec"]["properties"]["hidden"])
         )
         assert definitions["HeadSpec"]["additionalProperties"] is False
+
+
+def test_the_night_s_form_knows_its_choices_and_limits(deployments):
+    schema = deployments["nightly-retrain"]["parameter_openapi_schema"]
+    assert schema["definitions"]["ChecksSpec"]["properties"]["duplicates"]["enum"] == ["warn", "stop", "off"]
+    gain = schema["definitions"]["PromotionSpec"]["properties"]["min_gain"]
+    assert (gain["minimum"], gain["maximum"]) == (0.0, 1.0)
+    lateness = schema["properties"]["max_lateness_minutes"]
+    assert (lateness["exclusiveMinimum"], lateness["maximum"], lateness["default"]) == (0, 10080, 120.0)
+    assert schema["properties"]["warm_start"]["type"] == "boolean"
 
 
 @pytest.mark.parametrize("config", [{"head": {"hidden": -1}}, {"head": {"hiden": 3}}, {"dataset": {"kind": "mine"}}])

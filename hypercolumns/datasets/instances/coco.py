@@ -29,6 +29,7 @@ from hypercolumns.datasets.instances.records import (
     Ledger,
     checked_box,
     checked_keypoints,
+    checked_name,
     checked_numbers,
     mirrored,
 )
@@ -162,7 +163,7 @@ def _pictures(
             name = record.get("file_name")
             if not isinstance(name, str):
                 raise DatasetError(f"file_name: expected the file's name, got {str(name)[:60]}")
-            located.append((record, finder.require(str(PurePosixPath(name).with_suffix("")) if name else "", name)))
+            located.append((record, finder.require(str(PurePosixPath(checked_name(name)).with_suffix("")), name)))
     with ThreadPoolExecutor(_THREADS) as pool:
         sizes = list(pool.map(lambda pair: _size(pair[1], max_megapixels), located))
     pictures: list[_Picture] = []

@@ -28,9 +28,10 @@ def read_json_file(path: Path) -> Any:
     except OSError as error:
         raise DatasetError(f"{path}: expected a JSON file, got {error.strerror or error}. Remedy: check the path") from error
     except json.JSONDecodeError as error:
-        whole = "it ends too early" if error.pos >= len(error.doc.rstrip()) - 1 else "it is damaged there"
+        early = error.pos >= len(error.doc.rstrip()) - 1 or error.msg.startswith("Unterminated string")
         raise DatasetError(
-            f"{path}: expected JSON, got {error.msg} in line {error.lineno}, column {error.colno}: {whole}. "
+            f"{path}: expected JSON, got {error.msg} in line {error.lineno}, column {error.colno}: "
+            f"{'it ends too early' if early else 'it is damaged there'}. "
             "Remedy: copy the file again"
         ) from error
     except UnicodeDecodeError as error:

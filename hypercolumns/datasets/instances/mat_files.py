@@ -21,7 +21,8 @@ from hypercolumns.errors import DatasetError
 
 __all__ = ["label_array", "read_mat_file", "structs_of", "text_of"]
 
-_MOST_BYTES = 64 << 20
+# Inside it may be compressed a thousandfold, and annotations take less than one.
+_MOST_BYTES = 8 << 20
 _DAMAGE = (
     OSError,
     EOFError,

@@ -6,6 +6,7 @@ A check raises `DatasetError` with the reason alone; the ledger adds file and re
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,16 @@ from hypercolumns.datasets.instances.base import KeypointScheme, RejectedRecord
 from hypercolumns.datasets.listing import IMAGE_SUFFIXES, FolderIndex, index_folder
 from hypercolumns.errors import DatasetError
 
-__all__ = ["ImageFinder", "Ledger", "box_of_mask", "checked_box", "checked_keypoints", "checked_numbers", "mirrored"]
+__all__ = [
+    "ImageFinder",
+    "Ledger",
+    "box_of_mask",
+    "checked_box",
+    "checked_keypoints",
+    "checked_name",
+    "checked_numbers",
+    "mirrored",
+]
 
 _LISTED = 5
 _TOLERANCE_PX = 1.0
@@ -49,7 +59,7 @@ class Ledger:
         try:
             yield
         except DatasetError as error:
-            self.rejected.append(RejectedRecord(path, record, str(error)))
+            self.rejected.append(RejectedRecord(path, record, str(error).removeprefix(f"{path}: ")))
 
     def settle(self) -> tuple[RejectedRecord, ...]:
         """Return what was left out.
@@ -82,7 +92,7 @@ class ImageFinder:
         self._root = root
         self._suffixes = suffixes
         self.folder = root / checked_name(folder)
-        self._indices: dict[Path, FolderIndex | None] = {}
+        self._indices: dict[Path, FolderIndex | None] = {self.folder: self._index(self.folder)}
 
     def find(self, name: str) -> Path | None:
         """Find the file of a name without suffix; None when there is none.
@@ -93,9 +103,13 @@ class ImageFinder:
         inner = PurePosixPath(checked_name(name))
         folder = self.folder / inner.parent
         if folder not in self._indices:
-            self._indices[folder] = index_folder(self._root, folder, self._suffixes) if folder.is_dir() else None
+            self._indices[folder] = self._index(folder)
         index = self._indices[folder]
         return None if index is None else index.find(inner.name)
+
+    def _index(self, folder: Path) -> FolderIndex | None:
+        # Not pathlib's, which raises for a name that is too long.
+        return index_folder(self._root, folder, self._suffixes) if os.path.isdir(folder) else None  # noqa: PTH112
 
     def require(self, name: str, file_name: str | None = None) -> Path:
         """Find the file of a name without suffix.
@@ -120,7 +134,7 @@ def checked_name(name: str) -> str:
         DatasetError: it does not.
     """
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or "\0" in name or "\\" in name:
+    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in name or "\\" in name:
         raise DatasetError(f"expected a relative path inside the folder, got {name[:200]!r}")
     return name
 

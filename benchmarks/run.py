@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import grid, growth, heads, pipelines, planner, quantised, stores
+from benchmarks import grid, growth, heads, object_store, pipelines, planner, quantised, stores
 from benchmarks.measuring import Figure
 from benchmarks.outcome import Check, print_checks, write_results
 from hypercolumns.allocator import keep_freed_memory
@@ -36,6 +36,7 @@ WHOLE: dict[str, Callable[[], list[Figure]]] = {
     "sparse-read": stores.sparse_reading,
     "uint8": stores.quantised,
     "uint8-accuracy": quantised.quantised_accuracy,
+    "s3": object_store.object_store,
     "growth": growth.growth,
     "memory": heads.peak_memory,
     "overhead": pipelines.flow_overhead,

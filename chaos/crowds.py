@@ -30,6 +30,7 @@ from chaos.experiments import (
 )
 from chaos.forking import answer, start
 from chaos.outcome import Case, Row, scaled, scratch, tallied
+from chaos.sweeping import swept
 from chaos.watching import look_at_store, watched
 from hypercolumns.specs import ExperimentSpec
 from storage.errors import LeaseLostError
@@ -47,9 +48,12 @@ __all__ = ["campaign", "judged", "reference"]
 _CASES = {2: 14, 4: 10, 8: 6}
 _SILENT_CASES = 16
 _TRAINING_CASES = 8
+_SWEPT_CASES = 20
 _IMAGES = 28
 _SHARD = 4
 _LEASE_SECONDS = 0.6
+_COUNTED = ("killed", "held")
+"""Processes that were killed; writers that were stopped with the store's lock in hand."""
 
 
 def campaign(scale: float, seed: int) -> list[Row]:
@@ -67,6 +71,7 @@ def campaign(scale: float, seed: int) -> list[Row]:
         rows.append(_trained_together(folder / "trained", everything, scaled(_TRAINING_CASES, scale)))
         answers = [_silenced(folder / f"silent-{case}", case, seed) for case in range(scaled(_SILENT_CASES, scale))]
         rows.append(_told("writer silent until its lease expired", answers))
+        rows.append(swept(folder / "swept", scaled(_SWEPT_CASES, scale), seed))
     return rows
 
 
@@ -77,7 +82,7 @@ def _told(fault: str, answers: Sequence[dict[str, Any]]) -> Row:
         fault,
         answers,
         f"{twice:.0f} images computed twice",
-        **{"reader passes": passes, "killed": sum(answer["figures"].get("killed", 0) for answer in answers)},
+        **{"reader passes": passes, **{name: sum(answer["figures"].get(name, 0) for answer in answers) for name in _COUNTED}},
     )
 
 
@@ -194,7 +199,10 @@ def _trained_together(folder: Path, spec: ExperimentSpec, cases: int) -> Row:
 
 
 def _silenced(root: Path, case: int, seed: int) -> dict[str, Any]:
-    """Stop a writer until its lease has expired and another one has finished, then let it go on."""
+    """Stop a writer until its lease has expired and another one has finished, then let it go on.
+
+    One that is stopped with the lock in hand holds all others up; they must end and name it, and succeed once it goes on.
+    """
     choose = random.Random(f"{seed} silent {case}")
     keys = pretended.keys_of(0, 16)
     root.mkdir()
@@ -202,19 +210,22 @@ def _silenced(root: Path, case: int, seed: int) -> dict[str, Any]:
     time.sleep(choose.uniform(0.02, 0.3))
     silent.kill(signal.SIGSTOP)
     other = start(partial(_pretend, root, keys, 0.0)).end()
+    told = all(text in other.error for text in ("LockedError", f"process {silent.process} (suspended)"))
     silent.kill(signal.SIGCONT)
+    if told:
+        other = start(partial(_pretend, root, keys, 0.0)).end()
     ended = silent.end()
     wrong = [f"the other one failed: {other.error}"] if other.error else []
     wrong += [f"the silent one failed: {ended.error}"] if ended.error else []
-    told = [ending.value for ending in (other, ended) if ending.value]
-    done = Counter(tuple(one) for value in told for one in value["done"])
+    values = [ending.value for ending in (other, ended) if ending.value]
+    done = Counter(tuple(one) for value in values for one in value["done"])
     twice = len({key for (_, key), count in done.items() if count > 1})
     wrong += [f"{twice} images were committed twice"] if twice else []
     wrong += answer(partial(_right, root, keys))
     shutil.rmtree(root)
-    lost = sum(value["lost"] for value in told)
+    lost = sum(value["lost"] for value in values)
     name = f"case {case} of seed {seed}, stopped"
-    return asdict(Case(name, None, not wrong, wrong, {"twice": float(lost * _SHARD)}))
+    return asdict(Case(name, None, not wrong, wrong, {"twice": float(lost * _SHARD), "held": float(told)}))
 
 
 def _pretend(root: Path, keys: Sequence[str], pause: float) -> dict[str, Any]:

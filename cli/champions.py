@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +27,13 @@ def register_champions(app: typer.Typer) -> None:
     champions = typer.Typer(
         help="Which model is promoted, since when and why; go back, or hold on to one.", no_args_is_help=True
     )
-    commands = {"show": _show, "history": _history, "report": _report, "rollback": _rollback, "pin": _pin}
+    commands: dict[str, Callable[..., None]] = {
+        "show": _show,
+        "history": _history,
+        "report": _report,
+        "rollback": _rollback,
+        "pin": _pin,
+    }
     for name, function in commands.items():
         champions.command(name)(function)
     app.add_typer(champions, name="champion")

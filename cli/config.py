@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from hypercolumns.box_experiments import BoxExperimentSpec, CompareSpec
     from hypercolumns.nights import NightSpec
     from hypercolumns.specs import ExperimentSpec
 
-__all__ = ["load_experiment", "load_night"]
+SpecT = TypeVar("SpecT", bound="BaseModel")
+
+__all__ = ["load_box_experiment", "load_comparison", "load_experiment", "load_night"]
 
 _NIGHT = "nightly"
 
@@ -46,6 +51,36 @@ def load_night(path: Path | None, overrides: Sequence[str]) -> tuple[ExperimentS
     value = _values(path, overrides)
     night = parse_spec(NightSpec, value.pop(_NIGHT, {}))
     return _checked(value, path), night
+
+
+def load_box_experiment(path: Path | None, overrides: Sequence[str], task: str) -> BoxExperimentSpec:
+    """Read an experiment inside boxes and apply overrides; other arguments as of `load_experiment`.
+
+    Args:
+        path: The YAML file; None starts from the defaults.
+        overrides: `key.path=value`.
+        task: The task of a file that names none.
+
+    Raises:
+        SpecError: the file is missing or not YAML, or something in it is unknown or out of range.
+    """
+    from hypercolumns.box_experiments import BoxExperimentSpec
+    from hypercolumns.specs import parse_spec
+
+    return _expand_boxes(parse_spec(BoxExperimentSpec, {"task": task, **_values(path, overrides)}), path)
+
+
+def load_comparison(path: Path | None, overrides: Sequence[str]) -> CompareSpec:
+    """Read a comparison of heads and apply overrides, as `load_experiment`.
+
+    Raises:
+        SpecError: the file is missing or not YAML, or something in it is unknown or out of range.
+    """
+    from hypercolumns.box_experiments import CompareSpec
+    from hypercolumns.specs import parse_spec
+
+    spec = parse_spec(CompareSpec, _values(path, overrides))
+    return spec.model_copy(update={"base": _expand_boxes(spec.base, path)})
 
 
 def _values(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
@@ -105,22 +140,41 @@ def _apply(value: dict[str, Any], override: str) -> None:
 
 def _expand(spec: ExperimentSpec, path: Path | None) -> ExperimentSpec:
     """Expand ~ and $VARIABLES in paths; relative ones count from the current folder."""
+    dataset, backbone = (
+        _expanded(section, name, fields, path)
+        for section, name, fields in ((spec.dataset, "dataset", ("root",)), (spec.backbone, "backbone", ("weights",)))
+    )
+    return spec.model_copy(update={"dataset": dataset, "backbone": backbone})
+
+
+def _expand_boxes(spec: BoxExperimentSpec, path: Path | None) -> BoxExperimentSpec:
+    sections = {
+        "instances": ("root", "annotation_root"),
+        "detections": ("results", "weights"),
+        "backbone": ("weights",),
+    }
+    return spec.model_copy(
+        update={name: _expanded(getattr(spec, name), name, fields, path) for name, fields in sections.items()}
+    )
+
+
+def _expanded(section: SpecT, name: str, fields: Sequence[str], path: Path | None) -> SpecT:
+    """Return a section with some of its texts expanded, where they are given."""
+    given = {field: getattr(section, field) for field in fields}
+    update = {field: _expand_text(text, f"{name}.{field}", path) for field, text in given.items() if text is not None}
+    return section.model_copy(update=update)
+
+
+def _expand_text(text: str, field: str, path: Path | None) -> str:
     import os
 
     from hypercolumns.errors import SpecError
 
-    def expanded(text: str, field: str) -> str:
-        result = os.path.expandvars(text)
+    result = os.path.expandvars(text)
+    if result.startswith("~"):
+        result = os.path.expanduser(result)  # noqa: PTH111 - pathlib's raises where there is no such user
         if result.startswith("~"):
-            result = os.path.expanduser(result)  # noqa: PTH111 - pathlib's raises where there is no such user
-            if result.startswith("~"):
-                raise SpecError(f"{field}: {text!r} names the home of a user who does not exist ({path or 'defaults'})")
-        if "$" in result:
-            raise SpecError(f"{field}: {text!r} names an environment variable that is not set ({path or 'defaults'})")
-        return result
-
-    dataset, backbone = spec.dataset, spec.backbone
-    if dataset.root is not None:
-        dataset = dataset.model_copy(update={"root": expanded(dataset.root, "dataset.root")})
-    backbone = backbone.model_copy(update={"weights": expanded(backbone.weights, "backbone.weights")})
-    return spec.model_copy(update={"dataset": dataset, "backbone": backbone})
+            raise SpecError(f"{field}: {text!r} names the home of a user who does not exist ({path or 'defaults'})")
+    if "$" in result:
+        raise SpecError(f"{field}: {text!r} names an environment variable that is not set ({path or 'defaults'})")
+    return result

@@ -15,13 +15,13 @@ import tomllib
 import urllib.request
 from pathlib import Path
 
-__all__ = ["EmbeddedServer", "configure_prefect", "configured_server"]
+__all__ = ["SETTINGS", "EmbeddedServer", "configure_prefect", "configured_auth", "configured_server"]
 
 _LOOPBACK = "127.0.0.1"
 _START_SECONDS = 120
 _SERVER = "prefect.server.api.server:create_app"
 
-_SETTINGS = {
+SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     "PREFECT_LOGGING_LEVEL": "WARNING",
@@ -29,7 +29,7 @@ _SETTINGS = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "DO_NOT_TRACK": "1",
 }
-
+"""What every Prefect process of ours is told, unless the user's environment says otherwise."""
 
 _IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "TRIGGERS")
 """Services with nothing to do in a server that lives for one run."""
@@ -37,8 +37,17 @@ _IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "CAN
 
 def configured_server() -> str | None:
     """Return the address of the Prefect server that the user's environment or active profile names, if any."""
-    if address := os.environ.get("PREFECT_API_URL"):
-        return address
+    return _configured("PREFECT_API_URL")
+
+
+def configured_auth() -> str | None:
+    """Return the auth string, USER:PASSWORD, that the user's environment or active profile has for that server, if any."""
+    return _configured("PREFECT_API_AUTH_STRING")
+
+
+def _configured(name: str) -> str | None:
+    if value := os.environ.get(name):
+        return value
     home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
     profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))
     if not profiles.is_file():
@@ -49,20 +58,25 @@ def configured_server() -> str | None:
         # A broken profile is Prefect's to explain; it names the file itself when it loads it.
         return None
     active = os.environ.get("PREFECT_PROFILE", content.get("active", ""))
-    address = content.get("profiles", {}).get(active, {}).get("PREFECT_API_URL")
-    return str(address) if address else None
+    value = content.get("profiles", {}).get(active, {}).get(name)
+    return str(value) if value else None
 
 
 def configure_prefect(home: Path) -> bool:
-    """Point Prefect at the user's server, or at an embedded one that keeps its data in `home`.
+    """Point Prefect at the user's server, at that of `hypercolumns up`, or at an embedded one with its data in `home`.
 
     Returns:
         Whether the server is an embedded one, which is yet to be started.
+
+    Raises:
+        StorageError: `hypercolumns up` has the data base, and its server does not answer.
     """
-    for name, value in _SETTINGS.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     if server := configured_server():
         sys.stderr.write(f"using the Prefect server at {server}\n")
+        return False
+    if _use_service(home):
         return False
     first = not (home / "prefect.db").exists()
     for service in _IDLE_SERVICES:
@@ -72,6 +86,30 @@ def configure_prefect(home: Path) -> bool:
     wait = "; its first start in a workspace takes about 20 s" if first else ""
     sys.stderr.write(f"starting the embedded Prefect server{wait}\n")
     sys.stderr.flush()
+    return True
+
+
+def _use_service(home: Path) -> bool:
+    """Use the server of a `hypercolumns up` that runs on this home: two on one data base get in each other's way."""
+    from cli.service.marker import running_service
+    from storage.errors import StorageError
+
+    running = running_service(home)
+    if running is None:
+        return False
+    try:
+        with urllib.request.urlopen(f"{running.api_url}/health", timeout=5):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"expected the Prefect server of `hypercolumns up` (process {running.pid}) at {running.api_url}, got no answer. "
+            "Remedy: wait until it has started, or stop it"
+        ) from error
+    os.environ["PREFECT_API_URL"] = running.api_url
+    os.environ["PREFECT_HOME"] = str(home / "client")
+    if auth := os.environ.get("HYPERCOLUMNS_AUTH"):
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", auth)
+    sys.stderr.write(f"using the Prefect server at {running.api_url}, which `hypercolumns up` runs\n")
     return True
 
 

@@ -11,7 +11,7 @@ from cli.config import load_experiment
 from cli.context import JsonOption, WorkspaceOption, command, emit, quiet_prefect
 from cli.embedded import EmbeddedServer, configure_prefect
 
-__all__ = ["register_experiments", "run_embedded"]
+__all__ = ["config_and_overrides", "register_experiments", "run_embedded"]
 
 ConfigArgument = Annotated[
     Path | None, typer.Argument(help="Experiment file (YAML); without one, the defaults: generated figures.")
@@ -82,7 +82,7 @@ def _plan(
     from tasks.plan import plan_extraction
     from tasks.prepare import prepare_dataset
 
-    spec = load_experiment(*_config_and_overrides(config, overrides))
+    spec = load_experiment(*config_and_overrides(config, overrides))
     job = Job(spec=spec, workspace=resolve_workspace(workspace))
     planned = plan_extraction(job, prepare_dataset(job))
     lines = [
@@ -99,7 +99,7 @@ def _plan(
         raise typer.Exit(1)
 
 
-def _config_and_overrides(config: Path | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
+def config_and_overrides(config: Path | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
     """Take a first argument that is an override for one: a config file may be left out."""
     found = list(overrides or [])
     if config is not None and "=" in str(config) and not config.exists():
@@ -108,7 +108,7 @@ def _config_and_overrides(config: Path | None, overrides: list[str] | None) -> t
 
 
 def _run_flow(flow: str, config: Path | None, overrides: list[str], workspace: Path | None, as_json: bool) -> None:
-    spec = load_experiment(*_config_and_overrides(config, overrides))
+    spec = load_experiment(*config_and_overrides(config, overrides))
     value = run_embedded(flow, workspace, config=spec)
     emit(value, as_json, _summary(value))
 

@@ -28,12 +28,15 @@ def _make(
     images: Annotated[int, typer.Option("--images", help="Number of scenes.")] = 240,
     size: Annotated[int, typer.Option("--size", help="Side of a scene in pixels, 64 to 512.")] = 128,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.")] = 0,
+    scenery: Annotated[
+        str, typer.Option("--scenery", help="varied, or crowded: parts that look alike, classes in groups.")
+    ] = "varied",
     as_json: JsonOption = False,
 ) -> None:
     """Write generated scenes in VOC layout, with instance and part masks, COCO JSON, depth and a second label set."""
     from hypercolumns.datasets.shapes import write_shapes
 
-    summary = write_shapes(folder, images=images, size=size, seed=seed)
+    summary = write_shapes(folder, images=images, size=size, seed=seed, scenery=scenery)
     emit(dataclasses.asdict(summary), as_json, f"{images} scenes in {folder}")
 
 

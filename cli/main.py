@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from cli.boxes import register_boxes
 from cli.champions import register_champions
 from cli.experiments import register_experiments
 from cli.figures import register_figures
 from cli.nights import register_nights
+from cli.operations import register_operations
 from cli.predictions import register_predictions
 from cli.runs import register_runs
 from cli.shadowing import refuse_foreign_packages
@@ -24,11 +26,13 @@ app = typer.Typer(
 )
 register_experiments(app)
 register_predictions(app)
+register_boxes(app)
 register_stores(app)
 register_runs(app)
 register_champions(app)
 register_nights(app)
 register_figures(app)
+register_operations(app)
 
 
 def run() -> None:

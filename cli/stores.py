@@ -11,6 +11,7 @@ import typer
 
 from cli.config import load_experiment
 from cli.context import JsonOption, WorkspaceOption, command, emit
+from cli.places import register_places
 from cli.quantities import spell_bytes
 from cli.selection import KeyArgument, store_paths
 from cli.upkeep import register_upkeep
@@ -30,6 +31,7 @@ def register_stores(app: typer.Typer) -> None:
     for name, function in (("ls", _list), ("info", _info), ("du", _disk_usage), ("verify", _verify), ("repair", _repair)):
         stores.command(name)(function)
     register_upkeep(stores)
+    register_places(stores)
     app.add_typer(stores, name="store")
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from flows.fleet import open_fleet
 from hypercolumns.allocator import keep_freed_memory, release_freed_memory
 from hypercolumns.specs import ExperimentSpec
 from storage.workspace import resolve_workspace
+from tasks.cluster import Cluster
 from tasks.jobs import Evaluated, Extracted, Job, Stage, Trained
 from tasks.record import begin_run, fail_run, finish_run
 
@@ -35,12 +37,15 @@ class FlowResult(BaseModel):
 
 
 @contextlib.contextmanager
-def recorded_run(config: ExperimentSpec, workspace: Path | None) -> Iterator[Job]:
-    """Open a run's record for the length of a flow; a failure is recorded before it goes on its way."""
+def recorded_run(config: ExperimentSpec, workspace: Path | None, cluster: Cluster | None = None) -> Iterator[Job]:
+    """Open a run's record for the length of a flow; a failure is recorded before it goes on its way.
+
+    A cluster that cannot be used fails the run before anything is computed.
+    """
     keep_freed_memory()
     job = begin_run(config, resolve_workspace(workspace))
     try:
-        yield job
+        yield open_fleet(job, cluster)
     except BaseException as error:
         fail_run(job, error)
         raise

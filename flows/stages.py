@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.accelerator import accelerator
+from flows.fleet import fleet_of
 from tasks.challengers import train_challenger
 from tasks.data_checks import check_data
 from tasks.decide import decide_night, tidy_up
 from tasks.evaluate import evaluate_model
 from tasks.extract import extract_features
+from tasks.extract_together import extract_together
 from tasks.frozen import pin_frozen_set, score_champion
 from tasks.history import write_history
-from tasks.jobs import Job, Stage
+from tasks.jobs import Evaluated, Extracted, Job, Prepared, Stage
 from tasks.plan import check_plan
 from tasks.prepare import prepare_dataset
 from tasks.pretrain import pretrain_classifier
@@ -30,17 +33,28 @@ from tasks.sample import sample_pixels
 from tasks.standings import find_news
 from tasks.train import train_dense
 
-__all__ = ["check", "evaluate", "extract", "prepare", "pretrain", "report", "sample", "train"]
+__all__ = ["check", "evaluate", "extract", "prepare", "pretrain", "recorded_task", "report", "sample", "train"]
 __all__ += ["challenge", "check_night_data", "decide", "freeze", "history", "news", "score", "tidy"]
 
 _logger = logging.getLogger("hypercolumns.flows")
 StageT = TypeVar("StageT", bound=Stage)
 
 
-def _stage(name: str, function: Callable[..., StageT]) -> Task[..., StageT]:
-    def run(job: Job, *earlier: Any) -> StageT:
+class AnyJob(Protocol):
+    """An experiment of any kind: whatever its tasks take, its record is kept by the job of its features."""
+
+    @property
+    def features(self) -> Job:
+        """The job of filling the feature store."""
+        ...
+
+
+def recorded_task(name: str, function: Callable[..., StageT]) -> Task[..., StageT]:
+    """Make a task of a stage: logged, noted in the run's record, and never cached by Prefect."""
+
+    def run(job: Job | AnyJob, *earlier: Any) -> StageT:
         result = function(job, *earlier)
-        note_stage(job, name, result)
+        note_stage(job if isinstance(job, Job) else job.features, name, result)
         _logger.info("%s: %s in %.1f s", name, "found" if result.cached else "done", result.seconds)
         return result
 
@@ -49,19 +63,31 @@ def _stage(name: str, function: Callable[..., StageT]) -> Task[..., StageT]:
     return task(name=name, cache_policy=NO_CACHE, persist_result=False)(run)
 
 
-prepare = _stage("prepare", prepare_dataset)
-check = _stage("plan", check_plan)
-extract = _stage("extract", extract_features)
-sample = _stage("sample", sample_pixels)
-pretrain = _stage("pretrain", pretrain_classifier)
-train = _stage("train", train_dense)
-evaluate = _stage("evaluate", evaluate_model)
-report = _stage("report", write_report)
-news = _stage("news", find_news)
-check_night_data = _stage("data checks", check_data)
-challenge = _stage("train", train_challenger)
-decide = _stage("decide", decide_night)
-tidy = _stage("tidy up", tidy_up)
-freeze = _stage("frozen set", pin_frozen_set)
-score = _stage("score", score_champion)
-history = _stage("history", write_history)
+def _extract(job: Job, prepared: Prepared) -> Extracted:
+    """Compute and store every missing row of the experiment's images, views and layers."""
+    with fleet_of(job) as fleet, accelerator():
+        return extract_features(job, prepared) if fleet is None else extract_together(job, prepared, fleet)
+
+
+def _evaluate(job: Job, *earlier: Any) -> Evaluated:
+    """Score everything on the val split, or find the scores."""
+    with fleet_of(job) as fleet:
+        return evaluate_model(job, *earlier, fleet=fleet)
+
+
+prepare = recorded_task("prepare", prepare_dataset)
+check = recorded_task("plan", check_plan)
+extract = recorded_task("extract", _extract)
+sample = recorded_task("sample", sample_pixels)
+pretrain = recorded_task("pretrain", pretrain_classifier)
+train = recorded_task("train", train_dense)
+evaluate = recorded_task("evaluate", _evaluate)
+report = recorded_task("report", write_report)
+news = recorded_task("news", find_news)
+check_night_data = recorded_task("data checks", check_data)
+challenge = recorded_task("train", train_challenger)
+decide = recorded_task("decide", decide_night)
+tidy = recorded_task("tidy up", tidy_up)
+freeze = recorded_task("frozen set", pin_frozen_set)
+score = recorded_task("score", score_champion)
+history = recorded_task("history", write_history)

@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import check_boxes
-from hypercolumns.geometry import expand_boxes as expand_tensor
 
 __all__ = [
     "box_areas",
     "box_intersection",
     "box_iou",
     "clip_boxes",
-    "expand_boxes",
     "jitter_boxes",
     "longer_sides",
     "non_maximum_suppression",
@@ -95,15 +93,6 @@ def non_maximum_suppression(boxes: NDArray[Any], scores: NDArray[Any], most_iou:
             chosen.append(number)
             free &= ~clashes[number]
     return np.array(chosen, np.int64)
-
-
-def expand_boxes(boxes: NDArray[Any], expansion: float) -> Boxes:
-    """Move each side of boxes (n, 4) outwards by a share of the box's size, as `hypercolumns.geometry.expand_boxes`.
-
-    Raises:
-        GeometryError: the boxes are not boxes, or the share is negative or not finite.
-    """
-    return expand_tensor(torch.from_numpy(_checked(boxes)), expansion).numpy()
 
 
 def clip_boxes(boxes: NDArray[Any], image_hw: tuple[int, int]) -> Boxes:

@@ -57,6 +57,10 @@ class _FileError(DatasetError):
         self.remedy = remedy
         super().__init__(f"{self.path}: {reason}" + (f". Remedy: {remedy}" if remedy else ""))
 
+    def __reduce__(self) -> tuple[type[_FileError], tuple[Path, str, str]]:
+        """Let the error cross from one process to another: by default only its text would be handed to `__init__`."""
+        return type(self), (self.path, self.reason, self.remedy)
+
 
 class ImageError(_FileError):
     """One image cannot be used."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,18 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> dict[str, Any]:
     """Read a JSON object.
+
+    Args:
+        path: the file.
+        read: how its bytes are read; by default from the disk.
 
     Raises:
         FormatError: the file is not JSON, or not an object; names the file.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read(path))
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: expected a JSON object, got bytes that do not parse ({error})") from error
     if not isinstance(value, Mapping):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from storage.leases import Lease, Owner
 from storage.rows_index import Placement, RowsIndex
 
-__all__ = ["Busy", "Request", "Work", "count_hits", "locate"]
+__all__ = ["Busy", "Request", "Work", "conflicts", "count_hits", "locate", "may_be_completed"]
 
 _SCAN = 1024
 """How many row keys are looked up at a time."""
@@ -66,6 +66,13 @@ def locate(index: RowsIndex, keys: Iterable[str], layers: Sequence[str]) -> dict
     }
 
 
+def conflicts(index: RowsIndex, work: Work | Lease) -> bool:
+    """Tell whether something of what is to be written is there, or its slots belong to other images."""
+    keys, masks = index.slot_keys(work.shard), index.masks([work.shard])
+    others = any(keys.get(slot, key) != key for slot, key in zip(work.slots, work.row_keys, strict=True))
+    return others or any((work.shard, layer) in masks for layer in work.layers)
+
+
 def count_hits(index: RowsIndex, keys: Iterable[str], layers: Sequence[str]) -> dict[str, int]:
     """Return, per layer, how many of the (different) row keys have it in any row."""
     places = index.placements(keys)
@@ -74,6 +81,12 @@ def count_hits(index: RowsIndex, keys: Iterable[str], layers: Sequence[str]) -> 
         layer: sum(any(masks.get((shard, layer), 0) >> slot & 1 for shard, slot in rows) for rows in places.values())
         for layer in layers
     }
+
+
+def may_be_completed(row: Placement, layers: Sequence[str], masks: Mapping[tuple[int, str], int]) -> bool:
+    """Tell whether each layer is either there for a row, or not yet written for its shard at all."""
+    shard, slot = row
+    return all((shard, layer) not in masks or masks[shard, layer] >> slot & 1 for layer in layers)
 
 
 class Request:
@@ -137,7 +150,7 @@ class Request:
         masks = index.masks(shard for rows in places.values() for shard, _ in rows)
         new = []
         for key in keys:
-            row = next((row for row in reversed(places.get(key, [])) if self._may_be_completed(row, masks)), None)
+            row = next((row for row in reversed(places.get(key, [])) if may_be_completed(row, self._layers, masks)), None)
             if row is None:
                 if key not in leased_keys:
                     new.append(key)
@@ -147,18 +160,13 @@ class Request:
                 return self._whole_shard(index, row[0], layers, masks), new
         return None, new
 
-    def _may_be_completed(self, row: Placement, masks: Mapping[tuple[int, str], int]) -> bool:
-        """Tell whether each layer is either there for this row, or not yet written for its shard at all."""
-        shard, slot = row
-        return all((shard, layer) not in masks or masks[shard, layer] >> slot & 1 for layer in self._layers)
-
     def _whole_shard(self, index: RowsIndex, shard: int, layers: tuple[str, ...], masks: Mapping[tuple[int, str], int]) -> Work:
         """Return the work on all of a shard's rows that were asked for: a layer's file is written only once."""
         done = locate(index, index.slot_keys(shard).values(), self._layers)
         slots = {
             slot: key
             for slot, key in index.slot_keys(shard).items()
-            if key in self._keys and key not in done and self._may_be_completed((shard, slot), masks)
+            if key in self._keys and key not in done and may_be_completed((shard, slot), self._layers, masks)
         }
         return Work(shard, tuple(slots), tuple(slots.values()), layers)
 

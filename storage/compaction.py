@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.allotment import bury
+from storage.backends import refuse_remote
 from storage.core import StoreCore
 from storage.errors import DamagedError
 from storage.features import FeatureStore
@@ -65,9 +66,11 @@ def compact_store(path: Path, *, rewrite_rows: bool) -> Compaction:
         rewrite_rows: do it; otherwise only reckon what it would come to.
 
     Raises:
+        StorageError: it lies in an object store.
         FormatError: it is no feature store, broken, or of another version.
         DiskSpaceError: the disk is full; what was moved stays moved, nothing is lost.
     """
+    refuse_remote(Path(path).resolve().parent, "compacted in")
     store = FeatureStore.open(path)
     core = store.core
     short = len(core.index.short_shards(core.state.shard_images or 1))

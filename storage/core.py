@@ -11,15 +11,18 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from storage.backends import backend_of
 from storage.canonical import digest
+from storage.claims import Work, conflicts
 from storage.direct import BlockPool
 from storage.encoding import DTYPES
 from storage.errors import AlreadyPublishedError, FormatError, KeyMismatchError
 from storage.index_lines import StoreState
 from storage.layout import FORMAT_VERSION, StoreLayout
-from storage.leases import LeaseBook
+from storage.leases import Lease
+from storage.lock_waiting import PATIENCE_SECONDS, wait_for_lock
 from storage.occupancy import Occupancy
 from storage.publish import explained_disk_errors
 from storage.record_fields import check_fields
@@ -28,6 +31,9 @@ from storage.rows_index import RowsIndex
 from storage.zarr_metadata import write_derived
 
 __all__ = ["StoreCore", "store_key"]
+
+_DERIVE_SECONDS = 20.0
+"""How long documents in an object store may lag behind its records while somebody writes."""
 
 
 def store_key(key_fields: Mapping[str, Any], dtype: str) -> str:
@@ -48,11 +54,14 @@ class StoreCore:
         self.layout = layout
         self.lease_seconds = lease_seconds
         self.clock = clock
-        self.log = RecordLog(layout.records)
+        self.backend = backend_of(layout.root.parent)
+        self.files = self.backend.files
+        self.log = RecordLog(layout.records, self.files)
         self.index = RowsIndex(layout.index, self.log)
-        self.leases = LeaseBook(layout.leases, clock)
+        self.leases = self.backend.leases(layout, self.log, lambda: self.state.number, clock)
         self.occupancy: Occupancy | None = None
         self._lock = FileLock(str(layout.lock))
+        self._derived: tuple[int, float] | None = None
 
     @cached_property
     def blocks(self) -> BlockPool:
@@ -63,6 +72,11 @@ class StoreCore:
     def key(self) -> str:
         """The store's key, which is its folder's name."""
         return self.layout.root.name
+
+    @property
+    def place(self) -> str:
+        """Where the store lies, for people: its folder or its URL."""
+        return self.files.spell(self.layout.root)
 
     @property
     def state(self) -> StoreState:
@@ -99,9 +113,23 @@ class StoreCore:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the store's lock. Re-entrant within a thread; held for moments only, never while data are written."""
-        with self._lock:
+        """Hold the store's lock. Re-entrant within a thread; held for moments only, never while data are written.
+
+        Raises:
+            LockedError: a process that is suspended holds it, and did not let go in the time of a lease.
+        """
+        wait_for_lock(self.layout.lock, self._try_lock, min(PATIENCE_SECONDS, self.lease_seconds))
+        try:
             yield
+        finally:
+            self._lock.release()
+
+    def _try_lock(self, seconds: float) -> bool:
+        try:
+            self._lock.acquire(timeout=seconds)
+        except Timeout:
+            return False
+        return True
 
     def refresh(self) -> StoreState:
         """Read the new records and make sure that this is the store its folder's name says.
@@ -113,17 +141,30 @@ class StoreCore:
         state = self.index.refresh()
         create = state.create
         if create is None or create.get("dtype") not in DTYPES:
-            raise FormatError(f"{self.layout.root}: expected a feature store, found no record that creates one; {REPAIR_HINT}")
+            raise FormatError(f"{self.place}: expected a feature store, found no record that creates one; {REPAIR_HINT}")
         made_from = store_key(create["key_fields"], create["dtype"])
         if made_from != self.key:
             raise KeyMismatchError(
-                f"{self.layout.root}: the store says it was made from {create['key_fields']!r}, whose key is {made_from}, not "
+                f"{self.place}: the store says it was made from {create['key_fields']!r}, whose key is {made_from}, not "
                 f"{self.key}; was the folder renamed or replaced?"
             )
         return state
 
-    def append(self, body: Mapping[str, Any]) -> None:
+    def counts(self, work: Work | Lease) -> bool:
+        """Tell whether the records, read anew, count something of what is to be written, or give its slots to other images."""
+        truth = RowsIndex(None, self.log)
+        truth.refresh()
+        counted = conflicts(truth, work)
+        truth.close()
+        return counted
+
+    def append(self, body: Mapping[str, Any], before: Callable[[], None] = lambda: None) -> None:
         """Append a record, durable when this returns, and have index and derived files follow. The caller holds the lock.
+
+        Args:
+            body: the record.
+            before: called once all records before this one are known: the record is appended right after those, or, where
+                somebody else was first, `before` is called again. Whatever it raises, nothing is written then.
 
         Raises:
             FormatError: no reader would take such a record; nothing was written.
@@ -134,6 +175,7 @@ class StoreCore:
                 check_fields(body, state)
             except ValueError as error:
                 raise FormatError(f"expected a record that can be read again, got {body!r:.200} ({error})") from error
+            before()
             try:
                 self.log.append(body, state.number, state.link)
             except AlreadyPublishedError:
@@ -141,9 +183,28 @@ class StoreCore:
                 continue
             break
         self.refresh()
-        self.derive()
+        self.derive(soon=True)
 
-    def derive(self) -> None:
-        """Bring index and derived files in step with the records. The caller holds the lock."""
-        with explained_disk_errors(self.layout.lock):
-            write_derived(self.layout, self.key, self.index)
+    def derive(self, *, soon: bool = False) -> None:
+        """Bring index and derived files in step with the records. The caller holds the lock.
+
+        Args:
+            soon: it need not be now: in an object store, where each document is a request, it is put off for a while.
+        """
+        if self.backend.remote and soon and self._is_derived_lately():
+            return
+        number = -1
+        # Where the lock does not keep others from appending, they may have written over what they had told of.
+        while number != self.state.number and (self.backend.remote or number < 0):
+            number = self.state.number
+            with explained_disk_errors(self.layout.lock):
+                write_derived(self.files, self.layout, self.key, self.index)
+            if self.backend.remote:
+                self.index.refresh()
+        self._derived = (number, time.monotonic())
+
+    def _is_derived_lately(self) -> bool:
+        if self._derived is None:
+            return False
+        number, when = self._derived
+        return number == self.state.number or time.monotonic() - when < _DERIVE_SECONDS

@@ -44,7 +44,8 @@ def create(
         core.derive()
         with explained_disk_errors(core.layout.lock):
             tidy(core)
-            flush_derived(core.layout, core.index)
+            if not core.backend.remote:
+                flush_derived(core.files, core.layout, core.index)
 
 
 def declare_layers(core: StoreCore, shapes: Mapping[str, Shape]) -> None:
@@ -64,6 +65,6 @@ def declare_layers(core: StoreCore, shapes: Mapping[str, Shape]) -> None:
                 )
         new = {layer: shape for layer, shape in wanted.items() if layer not in state.shapes}
         if new:
-            shard_images = state.shard_images or decided_shard_images(new.values(), core.dtype)
+            shard_images = state.shard_images or decided_shard_images(new.values(), core.dtype, small=core.backend.remote)
             declared = [[layer, list(shape)] for layer, shape in new.items()]
             core.append({"kind": "layers", "shapes": declared, "shard_images": shard_images})

@@ -10,8 +10,11 @@ StorageError
 ├── RowsMissingError       rows were asked for that no commit record holds
 ├── NonFiniteError         a value is not finite after the cast to the store's type
 ├── DamagedError           bytes on disk are not the bytes that were committed
+├── LockedError            a suspended process holds a lock and does not let go
 ├── LeaseLostError         another writer took the shard over after our lease expired
-└── DiskSpaceError         the disk would not, or did not, hold what is to be written
+├── DiskSpaceError         the disk would not, or did not, hold what is to be written
+└── ObjectStoreError       an object store is away, refuses us, or is not configured
+    └── ObjectChangedError what was to be replaced has been replaced by somebody else
 """
 
 from __future__ import annotations
@@ -25,7 +28,10 @@ __all__ = [
     "KeyMismatchError",
     "LayerMismatchError",
     "LeaseLostError",
+    "LockedError",
     "NonFiniteError",
+    "ObjectChangedError",
+    "ObjectStoreError",
     "RowsMissingError",
     "StorageError",
     "VersionError",
@@ -60,6 +66,10 @@ class LayerMismatchError(StorageError):
     """A layer exists with another shape, or does not exist."""
 
 
+class LockedError(StorageError):
+    """A process that is suspended, or cannot be seen, holds a lock and did not let go in time."""
+
+
 class RowsMissingError(StorageError):
     """Rows were asked for that no commit record holds."""
 
@@ -78,3 +88,11 @@ class LeaseLostError(StorageError):
 
 class DiskSpaceError(StorageError):
     """The disk would not, or did not, hold what is to be written."""
+
+
+class ObjectStoreError(StorageError):
+    """An object store is away, refuses us, or is not configured as it must be."""
+
+
+class ObjectChangedError(ObjectStoreError):
+    """An object that was to be replaced has been replaced or removed by somebody else meanwhile."""

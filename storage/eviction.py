@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from storage.backends import refuse_remote
 from storage.canonical import is_key
 from storage.champions import list_lines, needed_keys
 from storage.errors import StorageError
@@ -86,8 +87,10 @@ def evict(workspace: Workspace, max_bytes: int, *, named_too: bool, remove: bool
         remove: remove them; otherwise only say which.
 
     Raises:
-        StorageError: the record of a run or of champions cannot be read, so that whether they use a store cannot be known.
+        StorageError: the stores lie in an object store; or the record of a run or of champions cannot be read, so that whether
+            they use a store cannot be known.
     """
+    refuse_remote(workspace.stores, "evicted from")
     removal = Removal()
     # Weighed before the runs are kept waiting.
     stores = [path for path in list_stores(workspace.stores) if is_key(path.name) and not path.is_symlink()]

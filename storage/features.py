@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from storage.allotment import claim, retire
+from storage.backends import store_exists
 from storage.claims import Busy, Request, count_hits, locate
 from storage.core import StoreCore, store_key
 from storage.declaring import create, declare_layers
@@ -21,6 +22,7 @@ from storage.encoding import DTYPES
 from storage.errors import FormatError, LayerMismatchError, RowsMissingError
 from storage.inspection import disk_usage, info
 from storage.layout import StoreLayout
+from storage.portions import portions
 from storage.reading import MapReader
 from storage.shapes import Shape, check_row_keys, row_bytes
 from storage.shards import index_bytes
@@ -89,11 +91,11 @@ class FeatureStore:
             KeyMismatchError: it was made from other fields than its key says.
         """
         layout = StoreLayout(Path(path).resolve())
-        if not layout.records.is_dir():
+        if not store_exists(layout.root):
             raise FormatError(f"{path}: expected the folder of a feature store, found no records in it")
         core = StoreCore(layout, lease_seconds)
         core.occupy(create=False)
-        refuse_other_versions(layout)
+        refuse_other_versions(layout, core.files)
         core.refresh()
         return cls(core, recorded)
 
@@ -106,8 +108,13 @@ class FeatureStore:
 
     @property
     def path(self) -> Path:
-        """The store's folder: open it with stock Zarr."""
+        """The store's folder: open it with stock Zarr. Of a store in an object store: its local mirror (see `place`)."""
         return self._core.layout.root
+
+    @property
+    def place(self) -> str:
+        """Where the store lies, for people: its folder or its URL."""
+        return self._core.place
 
     @property
     def dtype(self) -> str:
@@ -231,6 +238,12 @@ class FeatureStore:
         self._core.refresh()
         there = locate(self._core.index, dict.fromkeys(row_keys), layers)
         return [key for key in dict.fromkeys(row_keys) if key not in there]
+
+    def portions(self, row_keys: Sequence[str], layers: Sequence[str]) -> list[tuple[str, ...]]:
+        """Return what is missing, cut as claims would take it one after the other: a shard's worth each."""
+        self._check_layers(layers)
+        self._core.refresh()
+        return portions(self._core.index, row_keys, layers, self.shard_images)
 
     def rows(self, row_keys: Sequence[str], layers: Sequence[str]) -> np.ndarray:
         """Return the row number of each row key: int64, in the order asked.

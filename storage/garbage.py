@@ -6,6 +6,7 @@ that are not ours are never touched.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from storage.backends import is_remote
 from storage.canonical import is_key
 from storage.champions import FOLDER, list_lines, needed_keys
 from storage.errors import StorageError
@@ -39,8 +41,8 @@ class Item:
     """One thing that goes, or that stays although no run names it.
 
     Args:
-        kind: `store`, `samples`, `model`, `evaluation`, `manifest`, `checkpoints`; `unfinished`, `trash`; inside a store
-            `unfinished`, `uncounted`, `quarantined`, `superseded`.
+        kind: `store`, `remote store`, `samples`, `model`, `evaluation`, `manifest`, `checkpoints`; `unfinished`, `trash`;
+            inside a store `unfinished`, `uncounted`, `quarantined`, `superseded`.
         path: relative to the workspace.
         why: why it goes, or why it stays.
         bytes: what it weighs; 0 for what stays.
@@ -135,9 +137,11 @@ def _champions(workspace: Workspace) -> tuple[frozenset[str], tuple[str, ...]]:
 
 
 def _unnamed(workspace: Workspace, named: frozenset[str]) -> Iterator[_Thing]:
+    remote = is_remote(workspace.stores)
     for path in list_stores(workspace.stores):
         if is_key(path.name) and path.name not in named and not path.is_symlink():
-            yield _Thing("store", path, last_used(StoreLayout(path)), "no run names it")
+            kind = "remote store" if remote else "store"
+            yield _Thing(kind, path, last_used(StoreLayout(path)), "no run names it")
     for kind, folder, suffix in (
         ("samples", workspace.samples, ".h5"),
         ("model", workspace.models, ""),
@@ -159,6 +163,8 @@ def _obstacle(thing: _Thing, latest: float) -> str:
     """Say why something stays that no run names; nothing if it may go."""
     if thing.used > latest:
         return f"{thing.why}, but it was used or made a short while ago"
+    if thing.kind == "remote store":
+        return f"{thing.why}, but other workspaces may use it; what lies in an object store is removed with its own tools"
     if thing.kind != "store":
         return ""
     try:
@@ -174,7 +180,9 @@ def _taken(workspace: Workspace, going: list[_Thing], removal: Removal) -> list[
     for thing in going:
         item = thing.item(workspace)
         if thing.kind != "store":
-            taken.append((item, removal.take_away(thing.path)))
+            # A run removes the checkpoints of its ended training itself, and may come first.
+            with contextlib.suppress(FileNotFoundError):
+                taken.append((item, removal.take_away(thing.path)))
             continue
         with alone_in(StoreLayout(thing.path)) as alone:
             if alone:

@@ -233,6 +233,10 @@ def _apply_lost(_: sqlite3.Connection, __: Record, state: StoreState) -> StoreSt
     return replace(state, withdrawals=state.withdrawals + 1)
 
 
+def _apply_fence(_: sqlite3.Connection, __: Record, state: StoreState) -> StoreState:
+    return state
+
+
 _APPLY = {
     "create": _apply_create,
     "layers": _apply_layers,
@@ -240,4 +244,5 @@ _APPLY = {
     "retire": _apply_retire,
     "discard": _apply_discard,
     "lost": _apply_lost,
+    "fence": _apply_fence,
 }

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from storage.backends import backend_of
 from storage.core import StoreCore
 from storage.index_totals import WHOLE, Total
-from storage.layout import JOURNAL, StoreLayout, array_name
+from storage.layout import array_name
 from storage.occupancy import last_used
 from storage.publish import PARTIAL_SUFFIX
-from storage.removal import sized_files
 from storage.zarr_metadata import roles
 
 __all__ = ["disk_usage", "info", "list_stores"]
@@ -25,7 +25,7 @@ def info(core: StoreCore) -> dict[str, Any]:
     whole = totals.get(WHOLE, Total())
     return {
         "key": core.key,
-        "path": str(core.layout.root),
+        "path": core.place,
         "key_fields": create["key_fields"],
         "recorded": create["recorded"],
         "dtype": create["dtype"],
@@ -52,7 +52,7 @@ def disk_usage(core: StoreCore) -> dict[str, Any]:
     """Return the bytes of all files: per layer, of quarantine, of unfinished files, of the rest, and in all."""
     layers = {array_name(layer, role): layer for layer in core.state.shapes for role in roles(core.dtype)}
     usage: dict[str, Any] = {"layers": dict.fromkeys(core.state.shapes, 0), "quarantine": 0, "unfinished": 0, "overhead": 0}
-    for path, size in sized_files(core.layout.root):
+    for path, size in core.files.sizes(core.layout.root):
         layer = layers.get(path.relative_to(core.layout.root).parts[0])
         if path.name.endswith(PARTIAL_SUFFIX):
             usage["unfinished"] += size
@@ -66,6 +66,4 @@ def disk_usage(core: StoreCore) -> dict[str, Any]:
 
 def list_stores(stores_root: Path) -> list[Path]:
     """Return the folders below `stores_root` that are feature stores, by name; broken ones too: opening says what is wrong."""
-    if not stores_root.is_dir():
-        return []
-    return sorted(path for path in stores_root.iterdir() if StoreLayout(path).records.is_dir() and path.name != JOURNAL)
+    return backend_of(stores_root).store_paths()

@@ -176,10 +176,7 @@ class LeaseBook:
             LeaseLostError: somebody has.
         """
         if not self._path(lease.name).exists():
-            raise LeaseLostError(
-                f"shard {lease.shard}: the lease expired and another writer took the shard over; nothing of this shard was "
-                "committed here. Run again, or raise lease_seconds if a batch takes longer than that"
-            )
+            raise self._lost(lease)
 
     def remove(self, lease: Lease) -> None:
         """Remove a lease, given up or dead."""
@@ -188,6 +185,12 @@ class LeaseBook:
     def seconds_left(self, lease: Lease) -> float:
         """Return how long a lease still holds if nobody renews it."""
         return max(0.0, lease.expires - self._clock())
+
+    def _lost(self, lease: Lease) -> LeaseLostError:
+        return LeaseLostError(
+            f"shard {lease.shard}: the lease expired and another writer took the shard over; nothing of this shard was "
+            "committed here. Run again, or raise lease_seconds if a batch takes longer than that"
+        )
 
     def _is_dead(self, lease: Lease) -> bool:
         return lease.expires <= self._clock() or lease.owner.is_gone()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.allotment import bury, set_aside
+from storage.allotment import bury, remove_uncounted, set_aside
 from storage.core import StoreCore
 from storage.leases import Lease
 from storage.publish import partial_path
@@ -65,9 +65,14 @@ def remove_leftovers(core: StoreCore, older_than_seconds: float) -> list[Leftove
 def remove_strays(core: StoreCore, findings: Iterable[Finding]) -> list[str]:
     """Remove the unfinished files that `verify` found without a writer, and move those no record counts to quarantine.
 
+    In an object store the latter are removed: what their writer died over is made again anyway.
+
     Returns:
         the paths of those that were still there, unleased and uncounted.
     """
+    if core.backend.remote:
+        strays = [(finding.layer, finding.shard, finding.path) for finding in findings if finding.kind == "orphan"]
+        return [path for layer, shard, path in strays if layer and shard is not None and remove_uncounted(core, layer, shard)]
     done = []
     with core.locked():
         core.refresh()

@@ -30,7 +30,7 @@ def mend(core: StoreCore) -> list[int]:
         FormatError: the first record is lost and the group's attributes do not replace it.
         VersionError: the store is of another format version, which is no damage.
     """
-    refuse_other_versions(core.layout)
+    refuse_other_versions(core.layout, core.files)
     with core.locked():
         shapes = _documented_shapes(core)
         lost = _fill_gaps(core)
@@ -68,7 +68,7 @@ def _stand_in(core: StoreCore, number: int, stands_for: str | None) -> dict[str,
     fields = {name: about.get(name) for name in ("key_fields", "dtype", "compression", "recorded", "shard_images")}
     if not isinstance(fields["key_fields"], dict) or store_key(fields["key_fields"], str(fields["dtype"])) != core.key:
         raise FormatError(
-            f"{core.log.path(1)}: the record that creates the store is lost, and the group's attributes do not replace it; "
+            f"{core.log.name(1)}: the record that creates the store is lost, and the group's attributes do not replace it; "
             "move the folder away and extract the store anew"
         )
     return {"kind": "create", **fields, "stands_for": stands_for}
@@ -85,13 +85,14 @@ def _readable(core: StoreCore, number: int) -> Record | None:
 
 def _set_aside(core: StoreCore, number: int) -> None:
     path = core.log.path(number)
-    if path.exists():
+    if core.files.exists(path):
         set_aside(core, path, path.name)
+        core.files.clear(path)
 
 
 def _attributes(core: StoreCore) -> dict[str, Any]:
     try:
-        return dict(read_json(core.layout.root / "zarr.json").get("attributes", {}))
+        return dict(read_json(core.layout.root / "zarr.json", core.files.read).get("attributes", {}))
     except (FileNotFoundError, FormatError, TypeError, ValueError):
         return {}
 
@@ -101,7 +102,7 @@ def _documented_shapes(core: StoreCore) -> dict[str, list[int]]:
     shapes = {}
     for layer in _attributes(core).get("layers", {}):
         try:
-            document = read_json(core.layout.array(layer) / "zarr.json")
+            document = read_json(core.layout.array(layer) / "zarr.json", core.files.read)
             shapes[str(layer)] = list(checked_shape(layer, document["shape"][1:]))
         except (FileNotFoundError, FormatError, LayerMismatchError, KeyError, TypeError, ValueError):
             # A document that is harmed too says nothing.

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 
 from storage.errors import FormatError, StorageError
 from storage.layout import StoreLayout
+from storage.lock_waiting import flock_patiently
 from storage.publish import ensure_folder
 
 __all__ = ["Occupancy", "alone_in", "last_used"]
@@ -118,7 +119,10 @@ def _locked(layout: StoreLayout, operation: int) -> int | None:
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, operation)
+        if operation & fcntl.LOCK_NB:
+            fcntl.flock(descriptor, operation)
+        else:
+            flock_patiently(descriptor, operation, layout.occupancy)
         with contextlib.suppress(FileNotFoundError):
             now, ours = layout.occupancy.stat(), os.fstat(descriptor)
             if (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino):

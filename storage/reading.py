@@ -13,11 +13,12 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from storage.backends import ShardSpec
 from storage.core import StoreCore
 from storage.encoding import decode, stored_dtype
 from storage.errors import DamagedError, LayerMismatchError, RowsMissingError
 from storage.index_lines import LayerEntry
-from storage.shards import ShardFile
+from storage.shard_rows import ShardRows
 from storage.zarr_metadata import row_shape
 
 __all__ = ["MapReader", "VerifyReads"]
@@ -52,7 +53,7 @@ class MapReader:
         self._shapes = {layer: core.state.shapes[layer] for layer in layers}
         self._guard = threading.Lock()
         self._entries: dict[tuple[int, str], LayerEntry] = {}
-        self._files: OrderedDict[tuple[int, str, str], ShardFile] = OrderedDict()
+        self._files: OrderedDict[tuple[int, str, str], ShardRows] = OrderedDict()
         self._verified: dict[tuple[int, str, str], int] = {}
 
     def read(self, layer: str, rows: Sequence[int] | Array) -> Array:
@@ -144,7 +145,7 @@ class MapReader:
     def _view(self, layer: str, row: int) -> Array:
         return self._checked(layer, row, "maps", lambda file, slot, crc32c: file.view(slot, crc32c))
 
-    def _checked(self, layer: str, row: int, role: str, operation: Callable[[ShardFile, int, int | None], T]) -> T:
+    def _checked(self, layer: str, row: int, role: str, operation: Callable[[ShardRows, int, int | None], T]) -> T:
         """Run an operation on a row's file, with the checksum to be compared; try anew if the file was replaced meanwhile."""
         shard, slot = divmod(row, self._shard_images)
         while True:
@@ -179,23 +180,22 @@ class MapReader:
             self._entries[shard, layer] = entry
         return entry
 
-    def _file(self, name: tuple[int, str, str], entry: LayerEntry) -> ShardFile:
+    def _file(self, name: tuple[int, str, str], entry: LayerEntry) -> ShardRows:
         with self._guard:
             file = self._files.get(name)
             if file is not None:
                 self._files.move_to_end(name)
                 return file
         shard, layer, role = name
-        dtype = stored_dtype(self._dtype if role == "maps" else "float32")
-        file = ShardFile(
+        spec = ShardSpec(
             self._core.layout.shard(layer, shard, role),
             entry.files[role],
             self._shard_images,
             row_shape(self._shapes[layer], role),
-            dtype,
+            stored_dtype(self._dtype if role == "maps" else "float32"),
             compressed=self._core.compressed,
-            keep_cached=self._keep_cached,
         )
+        file = self._core.backend.read_shard(spec, keep_cached=self._keep_cached)
         with self._guard:
             self._files[name] = file
             while len(self._files) > _OPEN_FILES:

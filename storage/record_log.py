@@ -21,6 +21,7 @@ from typing import Any
 
 from storage.canonical import canonical_bytes, digest
 from storage.errors import AlreadyPublishedError, FormatError, StorageError
+from storage.lock_waiting import flock_patiently
 from storage.publish import explained_disk_errors
 
 __all__ = ["LogEntry", "append_entry", "first_line", "read_entries"]
@@ -186,7 +187,7 @@ def _locked(path: Path, flags: int, lock: int) -> Iterator[int]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StorageError(f"{path}: expected a record, got no file. Remedy: look at the list of runs") from error
     try:
-        fcntl.flock(descriptor, lock)
+        flock_patiently(descriptor, lock, path)
         yield descriptor
     finally:
         os.close(descriptor)

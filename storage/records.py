@@ -2,9 +2,9 @@
 
 Kinds: `create` (number 1: what the store's key was made of), `layers` (shapes declared), `commit` (a shard's layers are
 there; it may name rows of other shards that it `supersedes`), `retire` (a shard's layer no longer counts), `discard` (shards
-of which all rows were superseded have no files any more) and `lost` (a record that could not be read is declared void). A
-record is a canonical JSON object whose first member is the sha256 of all that follows; the next record repeats it as
-`previous`.
+of which all rows were superseded have no files any more), `lost` (a record that could not be read is declared void) and, in
+object stores, `fence` (what is written under a lease that ran out will not be counted any more). A record is a canonical JSON
+object whose first member is the sha256 of all that follows; the next record repeats it as `previous`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 from storage.canonical import canonical_bytes
 from storage.errors import FormatError, VersionError
+from storage.files import Files, LocalFiles
 from storage.layout import FORMAT_VERSION
-from storage.publish import flush_folder, publish_bytes
 
 __all__ = ["NO_RECORD", "REPAIR_HINT", "Record", "RecordLog", "other_version"]
 
@@ -61,15 +61,25 @@ class RecordLog:
 
     Args:
         folder: where they lie.
+        files: how they are read and written; by default as files of a disk.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Files | None = None) -> None:
         self._folder = folder
+        self._files = files or LocalFiles()
         self._flushed = 0
 
     def path(self, number: int) -> Path:
         """Return the file of a record."""
         return self._folder / f"{number:010d}.json"
+
+    def name(self, number: int) -> str:
+        """Name the file of a record for people."""
+        return self._files.spell(self.path(number))
+
+    def exists(self, number: int) -> bool:
+        """Tell whether there is a record of that number, whole or not."""
+        return self._files.exists(self.path(number))
 
     def append(self, body: Mapping[str, Any], after_number: int, after_link: str) -> Record:
         """Publish the record that follows `after_number`.
@@ -81,7 +91,7 @@ class RecordLog:
         chained = {**body, "number": number, "previous": after_link, "format": FORMAT_VERSION}
         tail = canonical_bytes(chained)[1:]
         sha256 = hashlib.sha256(tail).hexdigest()
-        publish_bytes(self.path(number), _head(sha256) + tail)
+        self._files.publish(self.path(number), _head(sha256) + tail)
         self._flushed = number
         return Record(number, sha256, chained)
 
@@ -92,9 +102,9 @@ class RecordLog:
             VersionError: it is whole, and of another format version.
             FormatError: it is torn, damaged or misnumbered.
         """
-        path = self.path(number)
+        path = self.name(number)
         try:
-            data = path.read_bytes()
+            data = self._files.read(self.path(number))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -116,17 +126,17 @@ class RecordLog:
         Raises:
             FormatError: the chain is broken, or a record is missing while later ones exist.
         """
+        self._files.expect(self.path(number))
         while (record := self.read(number + 1)) is not None:
             if record.previous != link:
                 raise FormatError(
-                    f"{self.path(record.number)}: follows record {record.previous[:12]}…, but the one before it is "
+                    f"{self.name(record.number)}: follows record {record.previous[:12]}…, but the one before it is "
                     f"{link[:12]}…; {REPAIR_HINT}"
                 )
             number, link = record.number, record.link
             yield record
-        for later in range(number + 2, number + 2 + _LOOK_AHEAD):
-            if self.path(later).exists():
-                raise FormatError(f"{self.path(number + 1)}: the record is missing, later ones exist; {REPAIR_HINT}")
+        if self._files.exists_any([self.path(later) for later in range(number + 2, number + 2 + _LOOK_AHEAD)]):
+            raise FormatError(f"{self.name(number + 1)}: the record is missing, later ones exist; {REPAIR_HINT}")
 
     def flush(self, number: int) -> None:
         """Have the disk keep the names of all records up to one, whoever wrote them: before anything counts on them.
@@ -134,15 +144,16 @@ class RecordLog:
         A writer that was killed between giving a record its name and flushing the folder leaves one that a power loss may take.
         """
         if number > self._flushed:
-            flush_folder(self._folder)
+            self._files.settle(self._folder)
             self._flushed = number
 
     def numbers(self) -> list[int]:
         """List the numbers of all records, rising."""
-        return sorted(int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit())
+        names = (Path(name) for name in self._files.names(self._folder))
+        return sorted(int(name.stem) for name in names if name.suffix == ".json" and name.stem.isdigit())
 
 
-def other_version(path: Path, found: object, ours: int) -> VersionError:
+def other_version(path: str, found: object, ours: int) -> VersionError:
     """Say that something is of another version of the format, and what to do."""
     age = "newer" if isinstance(found, int) and found > ours else "older"
     return VersionError(
@@ -159,7 +170,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-def _parsed(path: Path, data: bytes) -> dict[str, Any]:
+def _parsed(path: str, data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from storage.lock_waiting import flock_patiently
 from storage.publish import ensure_folder
 from storage.runs import RunView, append, read_run
 
@@ -64,7 +65,7 @@ def _locked(runs_root: Path, operation: int) -> Iterator[None]:
     ensure_folder(runs_root)
     descriptor = os.open(runs_root / _LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(descriptor, operation)
+        flock_patiently(descriptor, operation, runs_root / _LOCK)
         yield
     finally:
         os.close(descriptor)

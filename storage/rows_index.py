@@ -108,7 +108,7 @@ class RowsIndex:
 
     def _follow(self, connection: sqlite3.Connection) -> StoreState:
         state = load_state(connection)
-        if state.number and state == self.state and not self._log.path(state.number + 1).exists():
+        if state.number and state == self.state and not self._log.exists(state.number + 1):
             return state
         with connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -125,7 +125,7 @@ class RowsIndex:
         record = self._log.read(state.number) if state.number else None
         if state.number and (record is None or record.link != state.link):
             raise FormatError(
-                f"{self._log.path(state.number)}: record {state.number}, which the index has seen, is gone or is another one; "
+                f"{self._log.name(state.number)}: record {state.number}, which the index has seen, is gone or is another one; "
                 f"{REPAIR_HINT}"
             )
 

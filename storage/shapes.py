@@ -18,6 +18,7 @@ Shape = tuple[int, int, int]
 
 _TARGET_FILE_BYTES = 12_000_000
 """Smaller files are written several times slower than the disk could."""
+_LARGEST_OBJECT_BYTES = 128_000_000
 _MOST_SHARD_IMAGES = 64
 _MOST_SHARD_IMAGES_ASKED = 4096
 
@@ -65,7 +66,14 @@ def row_bytes(shape: Shape, dtype: str) -> int:
     return maps if dtype != "uint8" else maps + 2 * 4 * shape[2] + CHECKSUM_BYTES
 
 
-def decided_shard_images(shapes: Iterable[Shape], dtype: str) -> int:
-    """Return how many images make the smallest layer's files large enough to be written fast, up to a bound."""
-    smallest = min(row_bytes(shape, dtype) for shape in shapes)
-    return min(max(-(-_TARGET_FILE_BYTES // smallest), 1), _MOST_SHARD_IMAGES)
+def decided_shard_images(shapes: Iterable[Shape], dtype: str, *, small: bool = False) -> int:
+    """Return how many images make the smallest layer's files large enough to be written fast, up to a bound.
+
+    Args:
+        shapes: (h, w, C) of each layer.
+        dtype: the store's type.
+        small: keep the largest layer's files small, too: an object is sent whole, and again if it gets lost on the way.
+    """
+    rows = [row_bytes(shape, dtype) for shape in shapes]
+    wanted = min(max(-(-_TARGET_FILE_BYTES // min(rows)), 1), _MOST_SHARD_IMAGES)
+    return max(1, min(wanted, _LARGEST_OBJECT_BYTES // max(rows))) if small else wanted

@@ -10,59 +10,25 @@ import mmap
 import os
 import weakref
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numcodecs import zstd  # type: ignore[import-untyped]
 
 from storage.direct import BlockPool, BlockReader, BlockWriter, is_cached
 from storage.errors import DamagedError
 from storage.publish import explained_disk_errors, publish_durable
+from storage.shard_rows import CHECKSUM_BYTES, ShardFileSummary, ShardRows, checksum, index_bytes
 
 __all__ = ["CHECKSUM_BYTES", "ShardFile", "ShardFileSummary", "ShardFileWriter", "checksum", "index_bytes"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-CHECKSUM_BYTES = 4
 _ZSTD_LEVEL = 1
 _PIECE = 1 << 18
 """Numbers that are encoded at a time: they stay in the cache until their checksum is taken."""
 _EMPTY = np.uint64(2**64 - 1)
-
-
-def checksum(data: Array | bytes, start: int = 0) -> int:
-    """Return the crc32c of contiguous bytes, going on from `start`."""
-    return int(google_crc32c.extend(start, data))
-
-
-def index_bytes(slot_count: int) -> int:
-    """Return the size of a shard's index with its checksum."""
-    return 16 * slot_count + CHECKSUM_BYTES
-
-
-@dataclass(frozen=True)
-class ShardFileSummary:
-    """What a record says of one file.
-
-    There is no checksum of the whole file, because it would say nothing: rows followed by their own crc32c have the same crc32c
-    whatever they hold, so that two swapped files would pass. Row by row and with the index, every byte is covered.
-
-    Args:
-        bytes: the file's size.
-        index_crc32c: of the index at its end.
-        rows_crc32c: of each written row's stored (perhaps compressed) bytes, in slot order.
-    """
-
-    bytes: int
-    index_crc32c: int
-    rows_crc32c: tuple[int, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {**asdict(self), "rows_crc32c": list(self.rows_crc32c)}
 
 
 class ShardFileWriter:
@@ -158,7 +124,7 @@ class ShardFileWriter:
             self._file.write(data.data if isinstance(data, np.ndarray) else memoryview(data))
 
 
-class ShardFile:
+class ShardFile(ShardRows):
     """Read one published shard file. Closed when nobody refers to it any more, so that an eviction cannot pull it away.
 
     Args:
@@ -186,11 +152,10 @@ class ShardFile:
         compressed: bool,
         keep_cached: bool = True,
     ) -> None:
-        self.path, self.compressed = path, compressed
+        super().__init__(str(path), summary, row_shape, dtype, compressed=compressed)
+        self.path = path
         self._keep_cached = True
         self._blocks: BlockReader | None = None
-        self._size, self._row_shape, self._dtype = summary.bytes, row_shape, dtype
-        self._row_bytes = int(np.prod(row_shape)) * dtype.itemsize
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
@@ -200,34 +165,6 @@ class ShardFile:
         self._map: mmap.mmap | None = None
         self._index = self._read_index(slot_count, summary.index_crc32c)
         self._keep_cached = keep_cached or self._lies_in_cache()
-
-    def payload(self, slot: int, crc32c: int | None = None) -> Array:
-        """Return the stored bytes of a row, copied, as uint8; checked if a checksum is given.
-
-        Raises:
-            DamagedError: they do not match the checksum, or are not there.
-        """
-        offset, length = self._extent(slot)
-        data = np.empty(length, np.uint8)
-        self._read_into(data.data, offset)
-        self._compare(slot, data, crc32c)
-        return data
-
-    def read_into(self, slot: int, out: Array, crc32c: int | None = None) -> None:
-        """Read a row into `out`, contiguous (h, w, C) of the stored type; checked if a checksum is given.
-
-        Raises:
-            DamagedError: the bytes do not match the checksum, or are not there.
-        """
-        if self.compressed:
-            data = self.payload(slot, crc32c)
-            try:
-                np.copyto(out, np.frombuffer(zstd.decompress(data), self._dtype).reshape(self._row_shape))
-            except (RuntimeError, ValueError) as error:
-                raise DamagedError(f"{self.path}: slot {slot} does not decompress ({error})") from error
-            return
-        self._read_into(out.reshape(-1).view(np.uint8).data, self._extent(slot)[0])
-        self._compare(slot, out, crc32c)
 
     def view(self, slot: int, crc32c: int | None = None) -> Array:
         """Return a row of an uncompressed shard as a view of the mapped file; checked if a checksum is given.
@@ -247,13 +184,6 @@ class ShardFile:
         self._compare(slot, row, crc32c)
         return row
 
-    def is_whole(self, slot: int, crc32c: int) -> bool:
-        """Tell whether a row and the checksum behind it, which stock Zarr compares, are those committed."""
-        offset, length = self._extent(slot)
-        data = np.empty(length + CHECKSUM_BYTES, np.uint8)
-        self._read_into(data.data, offset)
-        return checksum(data[:-CHECKSUM_BYTES]) == crc32c == int.from_bytes(data[-CHECKSUM_BYTES:].tobytes(), "little")
-
     def _lies_in_cache(self) -> bool:
         # Mapped for the question alone: 256 files kept mapped would be gigabytes against a limit on memory.
         with mmap.mmap(self._descriptor, self._size, access=mmap.ACCESS_READ) as mapped:
@@ -263,26 +193,6 @@ class ShardFile:
         if self._map is None:
             self._map = mmap.mmap(self._descriptor, self._size, access=mmap.ACCESS_COPY)
         return self._map
-
-    def _compare(self, slot: int, data: Array, crc32c: int | None) -> None:
-        if crc32c is not None and checksum(data) != crc32c:
-            raise DamagedError(f"{self.path}: the bytes of slot {slot} do not match their checksum")
-
-    def _extent(self, slot: int) -> tuple[int, int]:
-        offset, length = int(self._index[slot, 0]), int(self._index[slot, 1]) - CHECKSUM_BYTES
-        if not (0 <= offset <= offset + length <= self._size) or not (self.compressed or length == self._row_bytes):
-            raise DamagedError(f"{self.path}: the index gives slot {slot} bytes that are not there")
-        return offset, length
-
-    def _read_index(self, slot_count: int, crc32c: int) -> Array:
-        data = np.empty(index_bytes(slot_count), np.uint8)
-        if self._size < data.size:
-            raise DamagedError(f"{self.path}: {self._size} bytes cannot hold an index of {slot_count} slots")
-        self._read_into(data.data, self._size - data.size)
-        index, trailer = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
-        if not checksum(index) == crc32c == int.from_bytes(trailer.tobytes(), "little"):
-            raise DamagedError(f"{self.path}: the index at the end is not the one committed")
-        return index.view("<u8").reshape(slot_count, 2)
 
     def _read_into(self, target: memoryview, offset: int) -> None:
         count = self._fill(target, offset) if self._keep_cached else self._pass_by(target, offset)

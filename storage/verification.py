@@ -12,15 +12,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from storage.backends import ShardSpec, store_exists
 from storage.core import StoreCore
 from storage.encoding import stored_dtype
 from storage.errors import DamagedError, FormatError, KeyMismatchError, VersionError
+from storage.files import Files
 from storage.index_lines import LayerEntry
 from storage.layout import ROW_KEYS, VALID, StoreLayout
 from storage.publish import PARTIAL_SUFFIX
 from storage.records import Record, RecordLog
 from storage.rows_index import RowsIndex
-from storage.shards import ShardFile, ShardFileSummary
+from storage.shard_rows import ShardFileSummary, ShardRows
 from storage.versions import refuse_other_versions
 from storage.zarr_metadata import blocks_of, derived_documents, derived_rows, roles, row_count, row_shape
 
@@ -56,8 +58,8 @@ class Finding:
 class _ReadableRecords(RecordLog):
     """Records as far as they can be read: what is wrong with the others is kept in `findings`."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, files: Files) -> None:
+        super().__init__(folder, files)
         self.findings: list[Finding] = []
 
     def follow(self, number: int, link: str) -> Iterator[Record]:
@@ -84,7 +86,7 @@ class _ReadableRecords(RecordLog):
                 yield record
 
     def _note(self, number: int, what: str) -> None:
-        finding = Finding("record", None, None, (), what, str(self.path(number)))
+        finding = Finding("record", None, None, (), what, self.name(number))
         if finding not in self.findings:
             self.findings.append(finding)
 
@@ -97,10 +99,10 @@ def verify_path(path: Path, *, deep: bool = True) -> list[Finding]:
         VersionError: it is one of another format version.
     """
     layout = StoreLayout(Path(path).resolve())
-    if not layout.records.is_dir():
+    if not store_exists(layout.root):
         raise FormatError(f"{path}: expected the folder of a feature store, found no records in it")
-    refuse_other_versions(layout)
     core = StoreCore(layout, lease_seconds=0.0)
+    refuse_other_versions(layout, core.files)
     core.occupy(create=False)
     return verify(core, deep=deep)
 
@@ -112,14 +114,14 @@ def verify(core: StoreCore, *, deep: bool = True) -> list[Finding]:
         core: the store.
         deep: read all bytes and compare all checksums; otherwise names, sizes and the files' own indexes.
     """
-    log = _ReadableRecords(core.layout.records)
+    log = _ReadableRecords(core.layout.records, core.files)
     truth = RowsIndex(None, log)
     with core.locked():
         # Under the lock, so that no writer is between its files and its record.
         state = truth.refresh()
         findings = log.findings
         if state.create is None:
-            return [*findings, Finding("record", None, None, (), "no record creates the store", str(log.path(1)))]
+            return [*findings, Finding("record", None, None, (), "no record creates the store", log.name(1))]
         entries = truth.entries(truth.shards())
         # Files of superseded rows serve readers that know the rows' numbers; nobody else reads them.
         findings += _unexpected_files(core, truth, {*entries, *truth.entries(truth.superseded())})
@@ -127,7 +129,7 @@ def verify(core: StoreCore, *, deep: bool = True) -> list[Finding]:
     # A layer without a shape was declared by a record that is lost, which is a finding already.
     for (shard, layer), entry in sorted(item for item in entries.items() if item[0][1] in state.shapes):
         keys = truth.slot_keys(shard)
-        found = list(_damage(core.layout, truth, shard, layer, entry, keys, deep=deep))
+        found = list(_damage(core, truth, shard, layer, entry, keys, deep=deep))
         if found and _still_counts(core, shard, layer, entry):
             findings += found
     truth.close()
@@ -144,35 +146,36 @@ def _still_counts(core: StoreCore, shard: int, layer: str, entry: LayerEntry) ->
 
 
 def _damage(
-    layout: StoreLayout, truth: RowsIndex, shard: int, layer: str, entry: LayerEntry, keys: dict[int, str], *, deep: bool
+    core: StoreCore, truth: RowsIndex, shard: int, layer: str, entry: LayerEntry, keys: dict[int, str], *, deep: bool
 ) -> Iterator[Finding]:
     create = truth.state.create or {}
     for role, summary in entry.files.items():
-        path = layout.shard(layer, shard, role)
+        path = core.layout.shard(layer, shard, role)
+        spec = ShardSpec(
+            path,
+            summary,
+            int(truth.state.shard_images or 1),
+            row_shape(truth.state.shapes[layer], role),
+            stored_dtype(str(create["dtype"]) if role == "maps" else "float32"),
+            compressed=create["compression"] == "zstd",
+        )
+        name = core.files.spell(path)
         everyone = tuple(keys[slot] for slot in entry.slots if slot in keys)
-        if not path.exists():
-            yield Finding("missing", shard, layer, everyone, "the file is gone", str(path))
+        if not core.files.exists(path):
+            yield Finding("missing", shard, layer, everyone, "the file is gone", name)
             continue
         try:
-            file = ShardFile(
-                path,
-                summary,
-                int(truth.state.shard_images or 1),
-                row_shape(truth.state.shapes[layer], role),
-                stored_dtype(str(create["dtype"]) if role == "maps" else "float32"),
-                compressed=create["compression"] == "zstd",
-                keep_cached=False,
-            )
+            file = core.backend.examine_shard(spec, deep=deep)
         except DamagedError as error:
-            yield Finding("damaged", shard, layer, everyone, str(error), str(path))
+            yield Finding("damaged", shard, layer, everyone, str(error), name)
             continue
         hurt = tuple(keys[slot] for slot in _damaged_slots(file, entry, summary) if slot in keys) if deep else ()
         if hurt:
             what = f"the bytes of {len(hurt)} of {len(everyone)} rows are not those committed"
-            yield Finding("damaged", shard, layer, hurt, what, str(path))
+            yield Finding("damaged", shard, layer, hurt, what, name)
 
 
-def _damaged_slots(file: ShardFile, entry: LayerEntry, summary: ShardFileSummary) -> Iterator[int]:
+def _damaged_slots(file: ShardRows, entry: LayerEntry, summary: ShardFileSummary) -> Iterator[int]:
     for slot, crc32c in zip(entry.slots, summary.rows_crc32c, strict=True):
         if not file.is_whole(slot, crc32c):
             yield slot
@@ -184,14 +187,17 @@ def _unexpected_files(core: StoreCore, truth: RowsIndex, counted: set[tuple[int,
     leased = {(lease.shard, layer) for lease in live for layer in lease.layers}
     for layer in truth.state.shapes:
         for role in roles(str((truth.state.create or {})["dtype"])):
-            for path in sorted(core.layout.array(layer, role).glob("c.*")):
-                parts = path.name.split(".")
+            folder = core.layout.array(layer, role)
+            for name in core.files.names(folder):
+                if not name.startswith("c."):
+                    continue
+                parts, place = name.split("."), core.files.spell(folder / name)
                 shard = int(parts[1]) if parts[1].isdigit() else None
-                if path.name.endswith(PARTIAL_SUFFIX):
+                if name.endswith(PARTIAL_SUFFIX):
                     if parts[-2] not in writing:
-                        yield Finding("partial", shard, layer, (), "an unfinished file that nobody writes", str(path))
+                        yield Finding("partial", shard, layer, (), "an unfinished file that nobody writes", place)
                 elif (shard, layer) not in counted and (shard, layer) not in leased:
-                    yield Finding("orphan", shard, layer, (), "a file that no record counts", str(path))
+                    yield Finding("orphan", shard, layer, (), "a file that no record counts", place)
 
 
 def _derived(core: StoreCore, truth: RowsIndex) -> Iterator[Finding]:
@@ -200,16 +206,16 @@ def _derived(core: StoreCore, truth: RowsIndex) -> Iterator[Finding]:
         if core.index.lines() != truth.lines():
             yield Finding("index", None, None, (), "the index of rows does not agree with the records", str(core.layout.index))
     except (FormatError, KeyMismatchError) as error:
-        yield Finding("record", None, None, (), str(error), str(core.layout.records))
+        yield Finding("record", None, None, (), str(error), core.files.spell(core.layout.records))
     for name, document in derived_documents(truth.state, core.key, row_count(truth)):
-        if _json(core.layout.root / name) != document:
-            yield Finding(
-                "metadata", None, None, (), "the document does not say what the records say", str(core.layout.root / name)
-            )
-    yield from _derived_arrays(core.layout, truth)
+        path = core.layout.root / name
+        if _json(core.files, path) != document:
+            what = "the document does not say what the records say"
+            yield Finding("metadata", None, None, (), what, core.files.spell(path))
+    yield from _derived_arrays(core.files, core.layout, truth)
 
 
-def _derived_arrays(layout: StoreLayout, truth: RowsIndex) -> Iterator[Finding]:
+def _derived_arrays(files: Files, layout: StoreLayout, truth: RowsIndex) -> Iterator[Finding]:
     shard_images = int(truth.state.shard_images or 1)
     for block in sorted({block for shard in truth.shards() for block in blocks_of(shard, shard_images)}):
         valid, keys = derived_rows(truth, shard_images, block)
@@ -217,12 +223,12 @@ def _derived_arrays(layout: StoreLayout, truth: RowsIndex) -> Iterator[Finding]:
             (layout.root / VALID / f"c.{block}", valid),
             (layout.root / ROW_KEYS / f"c.{block}.0", keys),
         ):
-            if not path.exists() or path.read_bytes() != data.tobytes():
-                yield Finding("metadata", None, None, (), "the array does not say what the records say", str(path))
+            if not files.exists(path) or files.read(path) != data.tobytes():
+                yield Finding("metadata", None, None, (), "the array does not say what the records say", files.spell(path))
 
 
-def _json(path: Path) -> Any:
+def _json(files: Files, path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(files.read(path))
     except (FileNotFoundError, ValueError, RecursionError):
         return None

@@ -12,6 +12,7 @@ from pathlib import Path
 import platformdirs
 
 from storage.errors import StorageError
+from storage.places import MIRRORS, mirror_of, stores_url
 from storage.publish import ensure_folder
 
 __all__ = ["ENVIRONMENT_VARIABLE", "Workspace", "resolve_workspace"]
@@ -34,8 +35,9 @@ class Workspace:
 
     @property
     def stores(self) -> Path:
-        """Feature stores, one Zarr group per key."""
-        return self._folder("stores")
+        """Feature stores, one Zarr group per key; where these lie in an object store, the folder that stands for it."""
+        url = stores_url(self.root)
+        return self._folder("stores") if url is None else mirror_of(self._folder(MIRRORS), url)
 
     @property
     def samples(self) -> Path:

@@ -16,9 +16,9 @@ import numpy as np
 
 from storage.core import StoreCore
 from storage.encoding import Cast, cast_numbers, encode, quantise, stored_dtype
-from storage.errors import DiskSpaceError, LayerMismatchError, NonFiniteError
+from storage.errors import DiskSpaceError, LayerMismatchError, LeaseLostError, NonFiniteError
 from storage.leases import Lease
-from storage.publish import ensure_folder, partial_path
+from storage.publish import ensure_folder
 from storage.shapes import row_bytes
 from storage.shards import ShardFileWriter, index_bytes
 from storage.zarr_metadata import roles, row_shape
@@ -44,6 +44,7 @@ class ShardWriter:
         self._lease = lease
         self._recorded = dict(recorded)
         self._guard = threading.Lock()
+        self._confirming = threading.Lock()
         self._written = 0
         self._closed = False
         self._files: dict[tuple[str, str], ShardFileWriter] = {}
@@ -134,7 +135,7 @@ class ShardWriter:
                 )
             # Side by side, since this is mostly waiting.
             with ThreadPoolExecutor(_FLUSHES, thread_name_prefix="shard-flush") as executor:
-                summaries = dict(zip(self._files, executor.map(ShardFileWriter.finish, self._files.values()), strict=True))
+                summaries = dict(zip(self._files, executor.map(lambda file: file.finish(), self._files.values()), strict=True))
             with self._core.locked():
                 self._core.leases.check(self._lease)
                 for (layer, role), file in self._files.items():
@@ -150,7 +151,8 @@ class ShardWriter:
                             for layer in self.layers
                         },
                         "recorded": self._recorded,
-                    }
+                    },
+                    before=self._check_lease,
                 )
                 self._core.leases.remove(self._lease)
 
@@ -169,9 +171,8 @@ class ShardWriter:
             for role in roles(self._core.dtype):
                 path = self._core.layout.shard(layer, self.shard, role)
                 ensure_folder(path.parent)
-                partial = partial_path(path, self._lease.name)
-                self._files[layer, role] = ShardFileWriter(
-                    partial, slot_count, self._core.blocks, compressed=self._core.compressed
+                self._files[layer, role] = self._core.backend.write_shard(
+                    path, self._lease.name, slot_count, self._core.blocks, self._confirm, compressed=self._core.compressed
                 )
 
     def _check_space(self) -> None:
@@ -207,6 +208,22 @@ class ShardWriter:
             with self._core.locked():
                 self._lease = self._core.leases.renew(self._lease, self._core.lease_seconds)
             self._renewed = now
+
+    def _check_lease(self) -> None:
+        self._core.leases.check(self._lease)
+
+    def _confirm(self, overwrites: bool) -> None:
+        """Renew the lease: called before each object is sent, which may take its time, by several threads.
+
+        Args:
+            overwrites: there is an object already, which no record should count.
+        """
+        with self._confirming, self._core.locked():
+            self._lease = self._core.leases.renew(self._lease, self._core.lease_seconds)
+            if overwrites and self._core.counts(self._lease):
+                # The index, which is not the truth, has lost lines.
+                self._core.index.rebuild()
+                raise LeaseLostError(f"shard {self.shard}: it is committed already, the index did not know; run again")
 
     def _write_row(self, layer: str, position: int, row: Array, cast: Cast) -> None:
         slot = self._lease.slots[position]

@@ -15,9 +15,10 @@ import numpy as np
 
 from storage.canonical import KEY_DIGITS
 from storage.encoding import stored_dtype
+from storage.files import Files
 from storage.index_lines import StoreState
 from storage.layout import FORMAT_NAME, FORMAT_VERSION, JOURNAL, ROW_KEY_BYTES, ROW_KEYS, VALID, StoreLayout, array_name
-from storage.publish import ensure_folder, explained_disk_errors, flush_file, flush_folder, partial_path
+from storage.publish import flush_file, flush_folder
 from storage.rows_index import RowsIndex
 
 __all__ = [
@@ -94,7 +95,7 @@ def derived_rows(index: RowsIndex, shard_images: int, block: int) -> tuple[np.nd
     return valid, keys
 
 
-def write_derived(layout: StoreLayout, key: str, index: RowsIndex) -> None:
+def write_derived(files: Files, layout: StoreLayout, key: str, index: RowsIndex) -> None:
     """Bring all derived files in step with the index. The caller holds the store's lock."""
     state = index.state
     dirty = index.dirty_shards()
@@ -102,15 +103,15 @@ def write_derived(layout: StoreLayout, key: str, index: RowsIndex) -> None:
     # any moment, and we may be killed at any.
     for block in sorted({block for shard in dirty for block in blocks_of(shard, int(state.shard_images or 1))}):
         valid, keys = derived_rows(index, int(state.shard_images or 1), block)
-        _retract(layout.root / VALID / f"c.{block}", valid)
-        _replace(layout.root / ROW_KEYS / f"c.{block}.0", keys.tobytes())
-        _replace(layout.root / VALID / f"c.{block}", valid.tobytes())
+        _retract(files, layout.root / VALID / f"c.{block}", valid)
+        _replace(files, layout.root / ROW_KEYS / f"c.{block}.0", keys.tobytes())
+        _replace(files, layout.root / VALID / f"c.{block}", valid.tobytes())
     for name, document in derived_documents(state, key, row_count(index)):
-        _replace(layout.root / name, json.dumps(document, ensure_ascii=False).encode())
+        _replace(files, layout.root / name, json.dumps(document, ensure_ascii=False).encode())
     index.mark_clean(dirty)
 
 
-def flush_derived(layout: StoreLayout, index: RowsIndex) -> None:
+def flush_derived(files: Files, layout: StoreLayout, index: RowsIndex) -> None:
     """Have the disk keep the derived arrays, after comparing those that were written since the last time.
 
     The caller holds the store's lock and has the index in step with the records.
@@ -118,7 +119,7 @@ def flush_derived(layout: StoreLayout, index: RowsIndex) -> None:
     doubtful = index.doubt_unflushed()
     if not doubtful:
         return
-    write_derived(layout, layout.root.name, index)
+    write_derived(files, layout, layout.root.name, index)
     for block in sorted({block for shard in doubtful for block in blocks_of(shard, int(index.state.shard_images or 1))}):
         for path in (layout.root / VALID / f"c.{block}", layout.root / ROW_KEYS / f"c.{block}.0"):
             flush_file(path)
@@ -195,22 +196,21 @@ def _array(
     return document | ({"dimension_names": dimension_names} if dimension_names else {})
 
 
-def _retract(path: Path, valid: np.ndarray) -> None:
+def _retract(files: Files, path: Path, valid: np.ndarray) -> None:
     """Take rows that exist no more out of a block of the `valid` array."""
-    before = np.frombuffer(path.read_bytes() if path.exists() else b"", np.uint8)
+    before = np.frombuffer(_there(files, path), np.uint8)
     if len(before) == len(valid):
-        _replace(path, (before.astype(bool) & valid).tobytes())
+        _replace(files, path, (before.astype(bool) & valid).tobytes())
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _replace(files: Files, path: Path, data: bytes) -> None:
     """Replace a derived file whole, if it differs."""
-    if path.exists() and path.read_bytes() == data:
-        return
-    partial = partial_path(path)
+    if _there(files, path) != data:
+        files.replace(path, data)
+
+
+def _there(files: Files, path: Path) -> bytes:
     try:
-        with explained_disk_errors(path, len(data)):
-            ensure_folder(path.parent)
-            partial.write_bytes(data)
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        return files.read(path)
+    except FileNotFoundError:
+        return b""

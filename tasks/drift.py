@@ -17,12 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hypercolumns.extraction import Batch, extract_maps
 from hypercolumns.specs import StoreSpec
+from storage.backends import store_exists
 from storage.core import store_key
 from storage.encoding import decode, encode, quantise, stored_dtype
 from storage.errors import NonFiniteError, RowsMissingError
 from storage.features import FeatureStore
 from storage.reading import MapReader
 from tasks.arrays import as_array, cast_numbers
+from tasks.device import compute_device
 from tasks.jobs import Job, Prepared
 from tasks.manifests import load_manifest
 from tasks.record import computed_by
@@ -108,7 +110,7 @@ def measure_drift(job: Job, prepared: Prepared, images: int, seed: int = 0) -> D
 
 def _open(job: Job, fields: dict[str, Any]) -> FeatureStore:
     path = job.places.stores / store_key(fields, job.spec.store.dtype)
-    if not path.is_dir():
+    if not store_exists(path):
         raise RowsMissingError(f"{path}: expected the experiment's store, found none; extract first: `hypercolumns extract`")
     return FeatureStore.open(path)
 
@@ -160,7 +162,7 @@ class _Comparison:
         """Say in what the records name another place of computing than this one; nothing if they do not."""
         core = self._store.core
         entries = core.index.entries({int(row) // self._store.shard_images for row in self._rows}, self._names)
-        here = computed_by()
+        here = computed_by(compute_device())
         differing: dict[str, tuple[Any, Any]] = {}
         for number in sorted({entry.record for entry in entries.values()}):
             record = core.log.read(number)

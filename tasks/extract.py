@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,7 +26,7 @@ from tasks.manifests import load_manifest
 from tasks.stores import canvas_loader, experiment_backbone, experiment_store
 from tasks.work import Work, wanted_work
 
-__all__ = ["extract_features", "fill_store"]
+__all__ = ["Extraction", "extract_features", "fill_store", "open_extraction"]
 
 _LONGEST_WAIT_SECONDS = 2.0
 _WRITES_AHEAD = 1
@@ -40,27 +41,57 @@ def extract_features(job: Job, prepared: Prepared) -> Extracted:
         DiskSpaceError: the disk is full; what was committed is safe, and a rerun resumes.
     """
     start = time.perf_counter()
+    opened = open_extraction(job, prepared)
+    store, work = opened.store, opened.work
+    hits = store.hits(work.keys, opened.layers)
+    bar = tqdm(total=len(store.missing(work.keys, opened.layers)), unit="img", desc="extract", disable=None)
+    with bar:
+        computed = fill_store(store, work, opened.backbone, opened.load, job.spec.store.batch_images, bar.update)
+    return opened.summed_up(prepared, hits, computed, time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What an experiment extracts, with what, and into which store."""
+
+    store: FeatureStore
+    backbone: Backbone
+    work: Work
+    load: CanvasLoader
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of the backbone's layers."""
+        return [layer.name for layer in self.backbone.layers]
+
+    def summed_up(self, prepared: Prepared, hits: dict[str, int], computed: int, seconds: float) -> Extracted:
+        """Say what was done.
+
+        Args:
+            prepared: The data set.
+            hits: How many rows each layer had before.
+            computed: How many images were computed.
+            seconds: How long it took.
+        """
+        found = self.store.info()["layers"]
+        return Extracted(
+            key=self.store.key,
+            path=self.store.path,
+            cached=computed == 0,
+            seconds=seconds,
+            cache={name: CacheCount(hits=hit, misses=len(self.work.keys) - hit) for name, hit in hits.items()},
+            layer_bytes={name: found[name]["bytes"] for name in self.layers},
+            split_images=prepared.images,
+            images_computed=computed,
+        )
+
+
+def open_extraction(job: Job, prepared: Prepared) -> Extraction:
+    """List what an experiment wants, build what computes it, and open or create the store that is to hold it."""
     manifest = load_manifest(prepared.path)
     backbone = experiment_backbone(job.spec)
-    store = experiment_store(job, backbone)
     work = wanted_work(job, manifest)
-    names = [layer.name for layer in backbone.layers]
-    hits = store.hits(work.keys, names)
-    load = canvas_loader(manifest, work.entries, job.spec)
-    bar = tqdm(total=len(store.missing(work.keys, names)), unit="img", desc="extract", disable=None)
-    with bar:
-        computed = fill_store(store, work, backbone, load, job.spec.store.batch_images, bar.update)
-    layers = store.info()["layers"]
-    return Extracted(
-        key=store.key,
-        path=store.path,
-        cached=computed == 0,
-        seconds=time.perf_counter() - start,
-        cache={name: CacheCount(hits=hit, misses=len(work.keys) - hit) for name, hit in hits.items()},
-        layer_bytes={name: layers[name]["bytes"] for name in names},
-        split_images=prepared.images,
-        images_computed=computed,
-    )
+    return Extraction(experiment_store(job, backbone), backbone, work, canvas_loader(manifest, work.entries, job.spec))
 
 
 def fill_store(

@@ -15,7 +15,7 @@ from storage.workspace import Workspace
 from tasks.classifiers import ModelCard
 from tasks.jobs import Job, Prepared, Stage
 from tasks.manifests import Manifest, load_manifest
-from tasks.scoring import Scored, score_model
+from tasks.rescore import Scored, score_model
 
 __all__ = ["ChampionScored", "FrozenSet", "champion_experiment", "note_score", "pin_frozen_set", "score_champion"]
 

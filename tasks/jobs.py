@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hypercolumns.specs import ExperimentSpec
 from storage.workspace import Workspace
+from tasks.cluster import Cluster
 
 __all__ = ["CacheCount", "Evaluated", "Extracted", "Job", "Message", "Prepared", "Pretrained", "Sampled", "Stage", "Trained"]
 
@@ -26,6 +27,8 @@ class Job(Message):
     workspace: Path
     run_dir: Path | None = None
     """Where this run's own files go, when there is a run."""
+    cluster: Cluster | None = None
+    """What extraction and evaluation are spread over; None for this process alone. No part of any key."""
 
     @property
     def places(self) -> Workspace:

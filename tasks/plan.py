@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from storage.backends import is_remote
 from storage.errors import DiskSpaceError
 from storage.features import FeatureStore
 from tasks.jobs import Job, Prepared, Stage
@@ -78,15 +79,17 @@ def plan_extraction(job: Job, prepared: Prepared, *, measure: bool = True, secon
     hits = store.hits(work.keys, names)
     missing = max(len(work.keys) - hit for hit in hits.values())
     needed = sum(store.bytes_of(name, len(work.keys) - hits[name]) for name in names)
-    free = shutil.disk_usage(job.places.stores).free
-    fits = needed * _SPARE_SHARE <= free
+    stores = job.places.stores
+    free = shutil.disk_usage(stores).free
+    # An object store says nothing of its room, and takes none of the disk but for a bounded cache.
+    fits = is_remote(stores) or needed * _SPARE_SHARE <= free
     costs = None
     if measure and missing and (fits or store.compression != "none"):
         whole = sum(store.bytes_of(name, len(work.keys)) for name in names)
         keep = stays_cached(whole, 1 + job.spec.train.epochs)
         costs = try_out(job, manifest, images=missing, keep_cached=keep, seconds=seconds)
         needed = round(needed * costs.stored_share)
-        fits = needed * _SPARE_SHARE <= free
+        fits = is_remote(stores) or needed * _SPARE_SHARE <= free
     reads = _reads(job, manifest)
     recommends = None if costs is None else _quicker(costs, missing, reads)
     return Planned(

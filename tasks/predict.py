@@ -29,8 +29,10 @@ from storage.publish import replace_bytes
 from storage.runs import list_runs
 from storage.workspace import Workspace
 from tasks.classifiers import ModelCard, load_classifier, torch_dtype
+from tasks.device import compute_device
 
-__all__ = ["IMAGE_SUFFIXES", "Predicted", "Predictor", "find_images", "find_model", "predict_images"]
+__all__ = ["IMAGE_SUFFIXES", "Predicted", "Predictor", "find_images", "find_model", "output_names", "predict_images"]
+__all__ += ["refuse_to_replace"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 _OVERLAY_OPACITY = 0.5
@@ -61,6 +63,7 @@ class Predictor:
         self._model, self.card = load_classifier(PixelConv, model_path)
         self._model.dtype = torch_dtype(self.card.head_precision)
         backbone = build_backbone(self.card.backbone, self.card.canvas.size_hw, precision=self.card.precision)
+        backbone = backbone.to(compute_device())
         self._current: list[NDArray[np.uint8]] = []
         self._source = BackboneSource(backbone, lambda _: self._current[0], [layer.name for layer in self.card.layers])
 
@@ -96,8 +99,13 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def find_model(workspace: Path, run_id: str) -> Path:
+def find_model(workspace: Path, run_id: str, stage: str = "train") -> Path:
     """Return the model folder of a run; `latest` is the newest run that trained one.
+
+    Args:
+        workspace: Where runs and models are.
+        run_id: The run, or `latest`.
+        stage: The stage that trained the model: `train` for pixel classifiers, `train-head` for heads inside boxes.
 
     Raises:
         SpecError: there is no such run, or it trained no model.
@@ -106,7 +114,7 @@ def find_model(workspace: Path, run_id: str) -> Path:
     # By listing, not by path: a name can then lead nowhere else, and a broken record of another run is passed over.
     views = list_runs(places.runs)
     for view in views:
-        key = view.keys.get("train")
+        key = view.keys.get(stage)
         if key is not None and run_id in {"latest", view.run_id}:
             return places.models / str(key)
     known = ", ".join(view.run_id for view in views[:5]) or "none"
@@ -126,8 +134,8 @@ def predict_images(model_path: Path, images: Sequence[Path], out: Path, *, skip_
         ImageError: an image cannot be read (without `skip_bad`).
         DatasetError: a mask or an overlay would replace one of the images; nothing is written then.
     """
-    names = _names(images)
-    _refuse_to_replace(images, names, out)
+    names = output_names(images)
+    refuse_to_replace(images, names, out, (".png", ".overlay.jpg"))
     predictor = Predictor(model_path)
     masks, overlays, rejected, seconds = [], [], {}, 0.0
     for path, name in tqdm(zip(images, names, strict=True), total=len(images), unit="img", desc="predict", disable=None):
@@ -152,7 +160,7 @@ def predict_images(model_path: Path, images: Sequence[Path], out: Path, *, skip_
     )
 
 
-def _names(images: Sequence[Path]) -> list[str]:
+def output_names(images: Sequence[Path]) -> list[str]:
     """Name the outputs after the images' stems; those that would collide or are too long get a digest of their path."""
     stems = [os.fsencode(path.stem) for path in images]
     counts = Counter(stems)
@@ -166,8 +174,13 @@ def _names(images: Sequence[Path]) -> list[str]:
     return names
 
 
-def _refuse_to_replace(images: Sequence[Path], names: Sequence[str], out: Path) -> None:
-    written = {(out / f"{name}{suffix}").resolve() for name in names for suffix in (".png", ".overlay.jpg")}
+def refuse_to_replace(images: Sequence[Path], names: Sequence[str], out: Path, suffixes: Sequence[str]) -> None:
+    """Refuse to write results where one of them would replace an image.
+
+    Raises:
+        DatasetError: names the image.
+    """
+    written = {(out / f"{name}{suffix}").resolve() for name in names for suffix in suffixes}
     replaced = sorted({path.resolve() for path in images} & written)
     if replaced:
         raise DatasetError(

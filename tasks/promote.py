@@ -15,7 +15,7 @@ from storage.champions import Champion, LineView, note, promote
 from tasks.evaluate import load_evaluation, protocol_line
 from tasks.jobs import Evaluated, Job, Message, Prepared, Trained
 from tasks.manifests import load_manifest
-from tasks.scoring import load_scored, score_model, with_classes
+from tasks.rescore import load_scored, score_model, with_classes
 
 __all__ = ["Compared", "compare_with_champion", "record_decision"]
 

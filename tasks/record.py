@@ -111,11 +111,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def computed_by() -> dict[str, Any]:
-    """Say what decides the last bits of maps that are computed here: beside each shard, so that drift can be judged later."""
+def computed_by(device: torch.device) -> dict[str, Any]:
+    """Say what decides the last bits of maps that are computed there: beside each shard, so that drift can be judged later."""
     return {
         "torch": torch.__version__,
-        "device": "cpu",
+        "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "processor": _processor(),
     }

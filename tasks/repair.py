@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ConfigDict, Field
 
 from hypercolumns.backbones import Backbone
+from storage.backends import store_exists
 from storage.core import StoreCore, store_key
 from storage.features import FeatureStore
 from storage.layout import StoreLayout
@@ -58,7 +59,7 @@ def plan_repair(job: Job, prepared: Prepared) -> RepairPlan:
     work = wanted_work(job, load_manifest(prepared.path))
     backbone = experiment_backbone(job.spec)
     layout = _layout(job, backbone)
-    if not layout.records.is_dir():
+    if not store_exists(layout.root):
         return RepairPlan(findings=(), retire=(), extract=len(work.keys), other_images=0)
     findings = verify_path(layout.root)
     if any(finding.kind == "record" for finding in findings):
@@ -86,7 +87,7 @@ def repair_store(job: Job, prepared: Prepared) -> Repaired:
     backbone = experiment_backbone(job.spec)
     layout = _layout(job, backbone)
     lost: list[int] = []
-    if layout.records.is_dir():
+    if store_exists(layout.root):
         # Before the store is opened: a broken chain of records cannot be.
         core = StoreCore(layout, _LEASE_SECONDS)
         core.occupy(create=False)

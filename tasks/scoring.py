@@ -1,153 +1,149 @@
-"""Score: a trained model on the val images as they are now, though it was trained on others, long ago, with other classes.
-
-Its maps come from the experiment's store where the model reads what is kept there, and from its own backbone where not. Classes
-are matched by name: what the model never learned it never predicts; what it predicts beside the data set's classes is wrong.
-"""
+"""Scoring classifiers on images of the val split, one confusion matrix an image: whole numbers, which add up in any order."""
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
-from hypercolumns.backbones import build_backbone
 from hypercolumns.canvas import best_labels, restore_logits
-from hypercolumns.errors import MetricError
-from hypercolumns.geometry import place
-from hypercolumns.heads import PixelConv
-from hypercolumns.metrics.bootstrap import bootstrap_intervals
-from hypercolumns.metrics.segmentation import confusion_matrix, score
+from hypercolumns.geometry import Placement, place
+from hypercolumns.heads import PixelConv, convert
+from hypercolumns.metrics.segmentation import confusion_matrix
 from hypercolumns.prediction import average_views, read_views, view_logits
 from hypercolumns.read_ahead import read_ahead
-from hypercolumns.sources import BackboneSource, MapSource
-from storage.canonical import digest
-from storage.errors import AlreadyPublishedError
-from storage.models import load_model, model_exists, read_description, save_model
-from tasks.classifiers import ModelCard, load_classifier, torch_dtype
-from tasks.evaluate import protocol_line
-from tasks.jobs import Job, Prepared, Stage
-from tasks.manifests import Manifest, load_manifest
-from tasks.record import note_use
-from tasks.stores import canvas_loader, experiment_backbone, open_source
+from hypercolumns.sources import MapSource
+from tasks.baselines import trained_baselines
+from tasks.classifiers import load_classifier, load_sparse, torch_dtype
+from tasks.jobs import Job, Pretrained, Sampled, Trained
+from tasks.manifests import Manifest
+from tasks.priors import prior_offset
+from tasks.stores import open_source
 
-__all__ = ["Scored", "load_scored", "score_model", "with_classes"]
+__all__ = ["Judge", "Scored", "predict_images", "score_classifiers", "train_baselines"]
 
 
-class Scored(Stage):
-    """A model's scores on the val split: matrices are in the folder."""
+class Scored(NamedTuple):
+    """What classifiers did on some images."""
 
-    class_names: tuple[str, ...]
-    metrics: dict[str, Any]
-    protocol: str
+    matrices: dict[str, NDArray[np.int64]]
+    """By classifier, one confusion matrix an image (n, C, C)."""
+    predictions: dict[int, NDArray[np.uint8]]
+    """By the image's number in the split, what the model says of it (H, W)."""
 
 
-def score_model(job: Job, prepared: Prepared, model_key: str, *, stored: bool = True) -> Scored:
-    """Score a model of the workspace on the experiment's val split by the experiment's protocol, or find its scores.
+class Judge:
+    """Scores classifiers on images of the val split, one after the other.
 
     Args:
-        job: The experiment: its val split, its protocol, its store.
-        prepared: Its checked data set.
-        model_key: The model, trained by whichever experiment.
-        stored: Whether the val images were extracted; if not, their maps are computed on the fly and not kept.
-
-    Raises:
-        FormatError: the model was tampered with.
-        MetricError: the protocol scores canvases, and the model's is another one.
+        job: The experiment.
+        manifest: Its images.
+        indices: Numbers of the images in the split; all of them by default.
     """
-    start = time.perf_counter()
-    manifest = load_manifest(prepared.path)
-    key = digest(
-        {
-            "scored": model_key,
-            "images": manifest.content_key(job.spec.dataset.val_split, labels=True),
-            "evaluate": job.spec.evaluate.model_dump(mode="json", exclude={"baselines", "panels", "restore_priors"}),
-            "canvas": job.spec.store.canvas.model_dump(mode="json") if job.spec.evaluate.protocol == "notebook" else None,
-        }
-    )
-    note_use(job, key)
-    note_use(job, model_key)
-    cached = model_exists(job.places.evaluations, key)
-    if not cached:
-        model, card = load_classifier(PixelConv, job.places.models / model_key)
-        model.dtype = torch_dtype(card.head_precision)
-        names = with_classes(manifest.class_names, card.class_names)
-        matrices = _matrices(job, manifest, model, card, names, stored=stored)
-        with contextlib.suppress(AlreadyPublishedError):
-            save_model(job.places.evaluations, key, {"matrices.model": matrices}, _describe(job, matrices, names))
-    path = job.places.evaluations / key
-    kept = read_description(path)
-    return Scored(
-        key=key,
-        path=path,
-        cached=cached,
-        seconds=time.perf_counter() - start,
-        class_names=tuple(kept["class_names"]),
-        metrics=kept["scores"]["model"],
-        protocol=kept["protocol"],
-    )
+
+    def __init__(self, job: Job, manifest: Manifest, indices: Sequence[int] | None = None) -> None:
+        self.job, self.manifest = job, manifest
+        self.entries = manifest.splits[job.spec.dataset.val_split]
+        self.indices = range(len(self.entries)) if indices is None else indices
+        self.predictions: dict[int, NDArray[np.uint8]] = {}
+
+    def matrices(
+        self, offsets: Mapping[str, Tensor | None], model: PixelConv, source: MapSource, *, keep: bool = False
+    ) -> dict[str, NDArray[np.int64]]:
+        """Score one classifier, perhaps under several priors: its maps are read and classified once for all of them.
+
+        Args:
+            offsets: by name, what is added to the model's logits (C,); None adds nothing.
+            model: the classifier.
+            source: the maps of the val split.
+            keep: keep the predictions under the first offset for the panels.
+
+        Returns:
+            By name, one confusion matrix an image (n, C, C).
+        """
+        found: dict[str, list[NDArray[np.int64]]] = {name: [] for name in offsets}
+        reader = source.select([layer.name for layer in model.layers])
+        first = next(iter(offsets))
+        flip = self.job.spec.evaluate.flip
+        inputs = read_ahead(self.indices, lambda index: (index, read_views(reader, index, flip=flip), self._truth(index)))
+        for index, maps, (truth, placement) in tqdm(
+            inputs, total=len(self.indices), unit="img", desc=f"evaluate {first}", disable=None
+        ):
+            views = view_logits(model, maps)
+            for name, offset in offsets.items():
+                scores = average_views(views if offset is None else [view + offset[:, None, None] for view in views])
+                predicted = best_labels(restore_logits(scores, placement))
+                found[name].append(confusion_matrix(truth, predicted, self.manifest.classes))
+                if keep and name == first:
+                    self.predictions[index] = predicted
+        return {name: np.stack(matrices) for name, matrices in found.items()}
+
+    def _truth(self, index: int) -> tuple[NDArray[np.uint8], Placement]:
+        """Return an image's labels, and where on the canvas they lie."""
+        entry, spec = self.entries[index], self.job.spec
+        if spec.evaluate.protocol == "notebook":
+            return self.manifest.canvas_mask(entry, spec), place(spec.store.canvas.size_hw, spec.store.canvas)
+        return self.manifest.mask(entry), place(entry.image_hw, spec.store.canvas)
 
 
-def load_scored(scored: Scored) -> NDArray[np.int64]:
-    """Read a scored model's confusion matrices (images, classes, classes)."""
-    return load_model(scored.path)[0]["matrices.model"]
+def score_classifiers(
+    job: Job,
+    manifest: Manifest,
+    sampled: Sampled,
+    pretrained: Pretrained,
+    trained: Trained,
+    indices: Sequence[int] | None = None,
+    *,
+    keep: bool = True,
+) -> Scored:
+    """Score the model, its sparse stage and the trained baselines, which are trained first where they are not yet.
+
+    Args:
+        job: The experiment.
+        manifest: Its images.
+        sampled: Its sample set.
+        pretrained: The sparse stage.
+        trained: The model.
+        indices: Numbers of the images in the val split; all of them by default.
+        keep: Keep what the model predicts.
+    """
+    judge = Judge(job, manifest, indices)
+    source = open_source(job, manifest, job.spec.dataset.val_split, passes=1)
+    dtype = torch_dtype(job.spec.train.precision)
+    model, _ = load_classifier(PixelConv, trained.path, dtype=dtype)
+    offset = prior_offset(job.spec, manifest, sampled.path)
+    if job.spec.train.epochs:
+        found = judge.matrices({"model": None}, model, source, keep=keep)
+        mlp, _ = load_sparse(pretrained.path, job.spec.head)
+        sparse = convert(mlp, dtype).eval()
+        found |= judge.matrices({"sparse, sample priors": None, "sparse, priors restored": offset}, sparse, source)
+    else:
+        # The model is the sparse stage, with the priors restored.
+        found = judge.matrices({"model": None, "sparse, sample priors": -offset}, model, source, keep=keep)
+        found["sparse, priors restored"] = found["model"]
+    for name, classifier, maps in trained_baselines(job, manifest, sampled, source):
+        classifier.logit_offset.copy_(offset)
+        found |= judge.matrices({name: None}, classifier, maps)
+    return Scored(found, judge.predictions)
 
 
-def with_classes(class_names: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
-    """Return the classes of a data set, followed by those of a model that it does not have."""
-    return (*class_names, *(name for name in more if name not in class_names))
+def train_baselines(job: Job, manifest: Manifest, sampled: Sampled) -> None:
+    """Train the baselines that are not trained yet, so that whoever scores them finds them."""
+    source = open_source(job, manifest, job.spec.dataset.val_split, passes=1)
+    for _ in trained_baselines(job, manifest, sampled, source):
+        pass
 
 
-def _matrices(
-    job: Job, manifest: Manifest, model: PixelConv, card: ModelCard, names: Sequence[str], *, stored: bool
-) -> NDArray[np.int64]:
-    spec = job.spec
-    if spec.evaluate.protocol == "notebook" and card.canvas != spec.store.canvas:
-        raise MetricError(
-            f"expected a model of canvas {spec.store.canvas.size_hw}, on which the notebook protocol counts, got one of "
-            f"{card.canvas.size_hw}; use evaluate.protocol=strict"
-        )
-    entries = manifest.splits[spec.dataset.val_split]
-    source = _source(job, manifest, card, stored=stored)
-    labels = np.array([names.index(name) for name in card.class_names], np.uint8)
-    inputs = read_ahead(range(len(entries)), lambda index: read_views(source, index, flip=spec.evaluate.flip))
-    found = []
-    for entry, maps in zip(entries, tqdm(inputs, total=len(entries), unit="img", desc="score", disable=None), strict=True):
-        notebook = spec.evaluate.protocol == "notebook"
-        truth = manifest.canvas_mask(entry, spec) if notebook else manifest.mask(entry)
-        placement = place(card.canvas.size_hw if notebook else entry.image_hw, card.canvas)
-        predicted = best_labels(restore_logits(average_views(view_logits(model, maps)), placement))
-        found.append(confusion_matrix(truth, labels[predicted], len(names)))
-    return np.stack(found)
-
-
-def _source(job: Job, manifest: Manifest, card: ModelCard, *, stored: bool) -> MapSource:
-    """Open the maps that a model reads of the val split."""
-    spec, names = job.spec, [layer.name for layer in card.layers]
-    same = card.backbone.model_copy(update={"layers": spec.backbone.layers}) == spec.backbone
-    if stored and same and card.canvas == spec.store.canvas and card.precision == spec.store.precision:
-        kept = experiment_backbone(spec).layers
-        if {layer.name for layer in kept} >= set(names):
-            return open_source(job, manifest, spec.dataset.val_split, passes=1).select(names)
-    entries = manifest.splits[spec.dataset.val_split]
-    own = spec.model_copy(update={"backbone": card.backbone, "store": spec.store.model_copy(update={"canvas": card.canvas})})
-    backbone = build_backbone(card.backbone, card.canvas.size_hw, precision=card.precision)
-    return BackboneSource(backbone, canvas_loader(manifest, entries, own), names)
-
-
-def _describe(job: Job, matrices: NDArray[np.int64], names: Sequence[str]) -> dict[str, object]:
-    spec = job.spec.evaluate
-    scores = score(matrices, names).to_json()
-    if spec.bootstrap:
-        intervals = bootstrap_intervals(matrices, names, resamples=spec.bootstrap, confidence=spec.confidence, seed=0)
-        scores["intervals"] = {metric: list(interval) for metric, interval in intervals.items()}
-    return {
-        "protocol": protocol_line(job.spec),
-        "scores": {"model": scores},
-        "images": len(matrices),
-        "class_names": list(names),
-    }
+def predict_images(job: Job, manifest: Manifest, trained: Trained, indices: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
+    """Return what the model says of some images of the val split (H, W), by their numbers in it."""
+    if not indices:
+        return {}
+    judge = Judge(job, manifest, indices)
+    source = open_source(job, manifest, job.spec.dataset.val_split, passes=1)
+    model, _ = load_classifier(PixelConv, trained.path, dtype=torch_dtype(job.spec.train.precision))
+    judge.matrices({"model": None}, model, source, keep=True)
+    return judge.predictions

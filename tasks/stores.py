@@ -22,6 +22,7 @@ from storage.core import store_key
 from storage.features import FeatureStore
 from storage.reading import MapReader
 from tasks.arrays import as_tensor
+from tasks.device import compute_device
 from tasks.jobs import Job
 from tasks.manifests import Entry, Manifest, row_keys
 from tasks.record import computed_by, note_use
@@ -53,12 +54,12 @@ _lock = threading.Lock()
 def experiment_backbone(spec: ExperimentSpec) -> Backbone:
     """Build the experiment's backbone, or hand out the one this process has built already."""
     with _lock:
-        return _build(spec.backbone, spec.store.canvas.size_hw, spec.store.precision)
+        return _build(spec.backbone, spec.store.canvas.size_hw, spec.store.precision, compute_device())
 
 
 @lru_cache(maxsize=2)
-def _build(backbone: BackboneSpec, canvas_hw: tuple[int, int], precision: Precision) -> Backbone:
-    return build_backbone(backbone, canvas_hw, precision=precision)
+def _build(backbone: BackboneSpec, canvas_hw: tuple[int, int], precision: Precision, device: torch.device) -> Backbone:
+    return build_backbone(backbone, canvas_hw, precision=precision).to(device)
 
 
 def key_fields(backbone: Backbone, spec: StoreSpec) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def experiment_store(job: Job, backbone: Backbone) -> FeatureStore:
         dtype=spec.dtype,
         compression=spec.compression,
         shard_images=spec.shard_images,
-        recorded=computed_by(),
+        recorded=computed_by(backbone.device),
     )
     store.declare_layers({layer.name: (*layer.map_hw, layer.channels) for layer in backbone.layers})
     return store

@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import install_import_hook
 
+from tests.object_store import bucket, object_server
+
+__all__ = ["bucket", "object_server"]
+
 # Not on what checks its input itself (canvas, metrics, datasets: their tests give them wrong types on purpose), nor on
 # backbones, which torch.fx calls with proxies in place of tensors.
 _CHECKED = (

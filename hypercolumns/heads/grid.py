@@ -102,6 +102,7 @@ class GridClassifier(nn.Module):
         image_rows: Tensor | None = None,
         *,
         box_classes: Tensor | None = None,
+        outputs: slice | None = None,
         edges_xyxy: Tensor | None = None,
     ) -> Float[Tensor, "n *classes y x"]:
         """Return heatmaps of probabilities, (n, classes, S, S), or (n, S, S) with `box_classes`.
@@ -111,6 +112,7 @@ class GridClassifier(nn.Module):
             boxes_xyxy: Boxes on the canvas (n, 4), not expanded yet.
             image_rows: The image of each box (n,), among those of the maps; may be left out when there is only one.
             box_classes: The class of each box (n,): only its heatmap is computed.
+            outputs: Without `box_classes`: the classes whose heatmaps are computed; by default all.
             edges_xyxy: What of the canvas is image, for each box (n, 4): positions are clamped to it; by default all of it.
 
         Raises:
@@ -119,7 +121,9 @@ class GridClassifier(nn.Module):
         placed = self._placed(maps, boxes_xyxy, image_rows, edges_xyxy)
         weight, bias = self.folded()
         if box_classes is None:
-            return box_heatmaps(self.plan, placed, torch.split(weight, self.sizes, dim=3), bias).permute(0, 3, 1, 2)
+            own = slice(None) if outputs is None else outputs
+            slices = torch.split(weight[:, :, own], self.sizes, dim=3)
+            return box_heatmaps(self.plan, placed, slices, bias[:, :, own]).permute(0, 3, 1, 2)
         chosen = _checked_numbers(box_classes, len(boxes_xyxy), self.classes, "class").to(weight.device)
         found, order = [bias.new_empty(0, self.side, self.side, 1)], [chosen.new_empty(0)]
         for label in sorted(set(chosen.tolist())):

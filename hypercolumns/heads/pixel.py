@@ -35,7 +35,7 @@ __all__ = ["PixelConv", "PixelMLP", "convert"]
 
 COORDINATES = 2
 _SMALLEST_STD = 1e-6
-_STRIPS_FROM_BYTES = 1 << 23
+_STRIPS_FROM_BYTES = 1 << 22
 """Hidden units of an image's grid from which strips of rows pay: fewer stay in the cache anyway."""
 
 

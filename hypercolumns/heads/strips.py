@@ -2,7 +2,8 @@
 
 At full resolution the hidden units of every grid point are hundreds of megabytes, written and read once per layer. Here each
 strip of rows is finished before the next one begins: interpolate its share of every response, add up, apply the second linear
-layer, keep the logits alone. The gradient does the same again instead of remembering: memory stays that of the responses.
+layer, keep the logits alone. The gradient does the same again instead of remembering, and is written over the responses, a row
+as soon as no later strip reads it: memory stays that of the responses.
 
 A strip needs few rows of each map: they are widened to the grid, then interpolated along the rows by a product with a matrix of
 two entries a row (`hypercolumns.geometry`).
@@ -18,14 +19,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from hypercolumns.geometry import AxisMap, grid_positions, linear_taps
 from hypercolumns.heads.products import as_pixels, linear
 
 __all__ = ["StripPlan", "classify_in_strips", "plan_strips"]
 
-_STRIP_BYTES = 1 << 21
-"""Hidden units of a strip: about what the second-level caches of two cores hold."""
+_STRIP_BYTES = 1 << 19
+"""Hidden units of a strip: they and what is made of them stay in the second-level cache of one core."""
 
 _FEWEST_ROWS = 8
 """Of a strip, however wide: coarse rows that two strips share are interpolated twice."""
@@ -80,7 +82,8 @@ def classify_in_strips(
     Args:
         grid_hw: Points of the grid.
         plans: How each response is read.
-        responses: (B, h, w, H): the first linear layer's, at the maps' own sizes.
+        responses: (B, h, w, H): the first linear layer's, at the maps' own sizes. Unless the graph is retained, the gradient
+            is written over them.
         fine: A map (B, y, x, C) of the grid's own size, to which the first linear layer is still to be applied; or None. No
             gradient goes to it.
         first: Weights (H, C) for it.
@@ -105,9 +108,12 @@ class _Strips(torch.autograd.Function):
             if work.second is not None:
                 hidden = linear(hidden.relu_(), work.second, work.second_bias)
             logits[image, start:stop] = hidden
+            # Else it would live on until the next strip's is there.
+            del hidden
         return logits
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         work = _Work(ctx.grid_hw, ctx.plans, ctx.saved_tensors)
         found = _Gradients(work)
@@ -158,7 +164,9 @@ class _Gradients:
         self.first, self.second = (None if w is None else torch.zeros_like(w) for w in (work.first, work.second))
         self.second_bias = None if work.second_bias is None else torch.zeros_like(work.second_bias)
         self.bias = torch.zeros_like(work.bias)
-        self.responses = [torch.zeros_like(values) for values in work.responses]
+        # A graph that is kept will be asked for the same responses again.
+        keep = torch._C._autograd._get_current_graph_task_keep_graph()
+        self.responses = [_InPlace(values.clone() if keep else values) for values in work.responses]
 
     def add(self, gradient: Tensor, image: int, start: int, stop: int) -> None:
         """Add a strip's part, given the gradient of its logits (n, x, K)."""
@@ -175,10 +183,49 @@ class _Gradients:
         for plan, total in zip(work.plans, self.responses, strict=True):
             weights, needed = plan.read(start, stop)
             wide = torch.mm(weights.t(), flat).view(1, -1, *gradient.shape[1:])
-            total[image, needed] += _narrowed(plan, wide, total[image : image + 1, needed])[0]
+            total.add(image, needed, _narrowed(plan, wide, total.rows(image, needed))[0])
 
     def all(self) -> tuple[Tensor | None, ...]:
-        return (self.first, self.bias, self.second, self.second_bias, *self.responses)
+        return (self.first, self.bias, self.second, self.second_bias, *(total.finished() for total in self.responses))
+
+
+class _InPlace:
+    """The gradient of a response, written over it: a row as soon as no later strip reads it.
+
+    Args:
+        values: (B, h, w, H), which strips read from first to last.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+        self._image = 0
+        self._start = 0
+        self._rows = values.new_empty((0, *values.shape[2:]))
+
+    def rows(self, image: int, needed: slice) -> Tensor:
+        """Return a tensor of the shape of some rows (1, n, w, H); what it holds is not meant."""
+        return self._values[image : image + 1, needed]
+
+    def add(self, image: int, needed: slice, gradient: Tensor) -> None:
+        """Add the gradient (n, w, H) of rows, none of them before those that were added last."""
+        if image != self._image:
+            self._write(self._values.shape[1])
+            self._image, self._start, self._rows = image, 0, gradient[:0]
+        shared = max(0, self._start + len(self._rows) - needed.start)
+        gradient[:shared] += self._rows[len(self._rows) - shared :]
+        self._write(needed.start)
+        self._start, self._rows = needed.start, gradient
+
+    def finished(self) -> Tensor:
+        """Return the whole gradient (B, h, w, H)."""
+        self._write(self._values.shape[1])
+        return self._values
+
+    def _write(self, stop: int) -> None:
+        """Put all rows before `stop` in their place; those that no strip read have no gradient."""
+        count = min(len(self._rows), stop - self._start)
+        self._values[self._image, self._start : self._start + count] = self._rows[:count]
+        self._values[self._image, self._start + count : stop] = 0
 
 
 def _narrowed(plan: StripPlan, gradient: Tensor, like: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ All that metrics of instances need to know of an image; a table is small where m
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +81,8 @@ def mask_overlaps(
             "resize heatmaps to the image first"
         )
     crowd = np.zeros(len(truth_masks), np.bool_) if crowd is None else np.asarray(crowd, np.bool_)
-    flat, truth_flat = (part.reshape(len(part), -1) for part in (masks, truth_masks))
+    pixels = math.prod(truth_masks.shape[1:])
+    flat, truth_flat = (part.reshape(len(part), pixels) for part in (masks, truth_masks))
     areas, truth_areas = flat.sum(axis=1, dtype=np.float64), truth_flat.sum(axis=1, dtype=np.float64)
     if (truth_areas == 0).any():
         raise MetricError(f"image {image}: instance {int(np.argmin(truth_areas))}: expected at least one pixel, got none")

@@ -23,11 +23,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "ORANGE", "class_bars", "confusion_figure", "curve_figure", "data_uri", "png_bytes", "svg_bytes"]
+__all__ = [
+    "BLUE",
+    "LINES",
+    "ORANGE",
+    "class_bars",
+    "confusion_figure",
+    "curve_figure",
+    "data_uri",
+    "label",
+    "new_figure",
+    "png_bytes",
+    "svg_bytes",
+    "tidy",
+]
 
 BLUE, ORANGE, VERMILION, GREEN, PURPLE, SKY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 _INK, _RULE = "#1c2126", "#d5dade"
-_LINES = (
+LINES = (
     (BLUE, "-", "o"),
     (VERMILION, "--", "s"),
     (GREEN, "-.", "^"),
@@ -40,7 +53,12 @@ _WIDTH_IN = 3.9
 _SETTINGS_LOCK = Lock()
 
 
-def _figure(width_in: float, height_in: float) -> Figure:
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """Return an empty figure of a size in inches.
+
+    Raises:
+        HypercolumnsError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -53,7 +71,7 @@ def _figure(width_in: float, height_in: float) -> Figure:
 def class_bars(scores: Sequence[ClassScore]) -> Figure:
     """Draw each class's IU as a bar, best first: the dense model as the bar, its interval, and the sparse stage as a mark."""
     ordered = sorted(scores, key=lambda item: (item.dense_iu is None, -(item.dense_iu or 0.0)))
-    figure = _figure(_WIDTH_IN, 0.9 + 0.28 * len(ordered))
+    figure = new_figure(_WIDTH_IN, 0.9 + 0.28 * len(ordered))
     axes = figure.add_subplot()
     rows = np.arange(len(ordered))
     values = [100 * (item.dense_iu or 0.0) for item in ordered]
@@ -66,11 +84,11 @@ def class_bars(scores: Sequence[ClassScore]) -> Figure:
     for row, item in enumerate(ordered):
         text = "no pixels" if item.dense_iu is None else f"{100 * item.dense_iu:.1f}"
         axes.text(101.5, row, text, va="center", ha="left", fontsize=8.5, color=_INK)
-    axes.set_yticks(rows, [f"{_label(item.name)} ({compact(item.pixels)})" for item in ordered])
+    axes.set_yticks(rows, [f"{label(item.name)} ({compact(item.pixels)})" for item in ordered])
     axes.set_ylim(len(ordered) - 0.4, -0.6)
     axes.set_xlim(0, 100)
     axes.set_xlabel("IU in %; labelled pixels in brackets")
-    _tidy(axes, grid="x")
+    tidy(axes, grid="x")
     axes.tick_params(axis="y", length=0)
     figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=8.5, handletextpad=0.5)
     return figure
@@ -93,7 +111,7 @@ def confusion_figure(matrix: NDArray[Any], class_names: Sequence[str]) -> Figure
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.where(totals > 0, 100.0 * matrix / np.where(totals > 0, totals, 1), np.nan)
     side = max(4.6, 1.5 + 0.36 * classes)
-    figure = _figure(side, side + 0.35)
+    figure = new_figure(side, side + 0.35)
     axes = figure.add_subplot()
     axes.set_facecolor("#c4c9ce")
     image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100, interpolation="nearest")
@@ -103,12 +121,12 @@ def confusion_figure(matrix: NDArray[Any], class_names: Sequence[str]) -> Figure
             axes.text(
                 column, row, f"{share:.0f}", ha="center", va="center", fontsize=7.5, color="white" if share < 55 else "black"
             )
-    names = [_label(name) for name in class_names]
+    names = [label(name) for name in class_names]
     axes.set_xticks(range(classes), names, rotation=55, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(classes), names)
     axes.set_xlabel("predicted as")
     axes.set_ylabel("true class")
-    _tidy(axes)
+    tidy(axes)
     bar = figure.colorbar(image, ax=axes, location="top", shrink=0.6, aspect=30, pad=0.02)
     bar.set_label("% of the true class's pixels", fontsize=8.5, color=_INK)
     bar.ax.tick_params(labelsize=8, colors=_INK)
@@ -120,33 +138,33 @@ def curve_figure(curve: Curve) -> Figure:
     losses = {name: values for name, values in curve.series.items() if "loss" in name.lower()}
     scores = {name: values for name, values in curve.series.items() if name not in losses}
     parts = [(title, series, scale) for title, series, scale in (("loss", losses, 1), ("score in %", scores, 100)) if series]
-    figure = _figure(_WIDTH_IN, 0.5 + 1.9 * max(1, len(parts)))
+    figure = new_figure(_WIDTH_IN, 0.5 + 1.9 * max(1, len(parts)))
     from matplotlib.ticker import MaxNLocator
 
     style = 0
     for index, (title, series, scale) in enumerate(parts):
         axes = figure.add_subplot(len(parts), 1, index + 1, sharex=figure.axes[0] if figure.axes else None)
         for name, values in series.items():
-            colour, line, marker = _LINES[style % len(_LINES)]
+            colour, line, marker = LINES[style % len(LINES)]
             style += 1
             numbers = [np.nan if value is None else scale * value for value in values]
             axes.plot(
-                curve.epochs, numbers, line, color=colour, marker=marker, markersize=3.5, linewidth=1.6, label=_label(name)
+                curve.epochs, numbers, line, color=colour, marker=marker, markersize=3.5, linewidth=1.6, label=label(name)
             )
         axes.set_ylabel(title)
         axes.legend(frameon=False, fontsize=8.5)
-        _tidy(axes, grid="y")
+        tidy(axes, grid="y")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.supxlabel("epoch", fontsize=9, color=_INK)
     return figure
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     """Make a name readable, and keep a dollar sign from starting a formula."""
     return words(name).replace("$", r"\$")
 
 
-def _tidy(axes: Axes, grid: Literal["x", "y"] | None = None) -> None:
+def tidy(axes: Axes, grid: Literal["x", "y"] | None = None) -> None:
     """Keep what carries meaning: thin spines, light rules, dark labels of one size."""
     for spine in axes.spines.values():
         spine.set_visible(grid is None)

@@ -13,6 +13,7 @@ FLOWS = (
     *("run-experiment", "extract-features", "sample-pixels", "pretrain-classifier"),
     *("train-dense", "evaluate-model", "write-report"),
     *("nightly-retrain", "evaluate-champion", "predict-folder"),
+    *("segment-instances", "predict-keypoints", "label-parts", "compare-heads"),
 )
 EXPERIMENTS = FLOWS[:7]
 CRONS = {"nightly-retrain": "30 3 * * *", "evaluate-champion": "0 5 * * 0"}
@@ -59,7 +60,7 @@ def test_the_file_itself_names_no_deployment_twice_and_sets_no_parameter_to_null
 def test_the_forms_explain_every_parameter_and_know_choices_and_limits(deployments):
     for name, found in deployments.items():
         schema = found["parameter_openapi_schema"]
-        assert (set(schema["properties"]) == {"config", "workspace"}) == (name in EXPERIMENTS), name
+        assert (set(schema["properties"]) == {"config", "workspace", "cluster"}) == (name in EXPERIMENTS), name
         assert all(parameter["description"] for parameter in schema["properties"].values()), name
         assert not schema.get("required"), "a form that can be sent as it is"
         definitions = schema.get("definitions", {})

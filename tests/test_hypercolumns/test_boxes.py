@@ -9,7 +9,6 @@ from pycocotools import mask as coco_mask
 from hypercolumns.boxes import (
     box_iou,
     clip_boxes,
-    expand_boxes,
     jitter_boxes,
     longer_sides,
     non_maximum_suppression,
@@ -59,12 +58,6 @@ def test_an_overlap_of_exactly_the_limit_is_kept():
 def test_suppression_by_no_numbers_is_refused(scores, limit):
     with pytest.raises(GeometryError, match="expected"):
         non_maximum_suppression(random_boxes(2), np.array(scores), limit)
-
-
-def test_expansion_moves_every_side_by_its_share():
-    np.testing.assert_allclose(
-        expand_boxes(np.array([[0, 10, 195, 20]]), 16 / 195), [[-16, 10 - 160 / 195, 211, 20 + 160 / 195]]
-    )
 
 
 def test_clipping_stops_at_the_image_and_refuses_what_lies_outside():
@@ -119,7 +112,6 @@ def test_what_is_no_box_is_refused_everywhere(box):
     calls = (
         lambda: box_iou(random_boxes(1), wrong),
         lambda: non_maximum_suppression(wrong, np.ones(1)),
-        lambda: expand_boxes(wrong, 0.1),
         lambda: clip_boxes(wrong, (9, 9)),
         lambda: longer_sides(wrong),
         lambda: pixel_slices(wrong[0], (9, 9)),

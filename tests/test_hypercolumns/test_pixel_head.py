@@ -98,6 +98,27 @@ def test_gradients_through_classify_then_upsample_are_those_of_the_plain_form():
         assert relative_difference(value.grad, reference.grad) < 1e-4, name
 
 
+TALL = (make_layer("tall", 4, (30, 2), (1.0, 24.0), (0.5, 12.0)), make_layer("fc", 7, (1, 1)))
+
+
+@pytest.mark.parametrize("layers", [LAYERS, TALL])
+@pytest.mark.parametrize("stride", [1, 4])
+@pytest.mark.parametrize("hidden", [0, 8])
+def test_gradients_of_several_images_are_the_same_when_asked_for_again(layers, stride, hidden):
+    mlp = make_mlp(layers=layers, hidden=hidden, output_stride=stride)
+    source = MemorySource(layers, CANVAS, images=2)
+    conv, images = convert(mlp), [(0, "identity"), (1, "identity"), (0, "hflip")]
+    points = torch.from_numpy(grid_points(CANVAS, stride)).float()
+    columns = torch.cat([source.gather(image, points, mlp.frame) for image in images])
+    weight = torch.randn(len(columns), 4)
+    loss = (flat(conv(source.maps(images))) * weight).sum()
+    (mlp(columns) * weight).sum().backward()
+    for times in (1, 2):
+        loss.backward(retain_graph=times == 1)
+        for (name, value), reference in zip(conv.named_parameters(), mlp.parameters(), strict=True):
+            assert relative_difference(value.grad, times * reference.grad) < 1e-4, name
+
+
 @pytest.mark.parametrize("context", ["kernel3", "pool"])
 @pytest.mark.parametrize("stride", [1, 4, 16])
 def test_context_starts_at_zero_so_that_conversion_stays_exact_and_then_matters(context, stride):

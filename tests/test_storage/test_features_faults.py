@@ -548,7 +548,7 @@ def test_what_a_power_loss_took_of_the_derived_arrays_is_written_anew_at_the_nex
 def test_a_record_is_flushed_into_its_folder_before_another_process_counts_it(root, monkeypatch):
     ours, theirs = work.opened(root), work.opened(root)
     seen = []
-    monkeypatch.setattr("storage.records.flush_folder", lambda folder: seen.append(Path(folder).name))
+    monkeypatch.setattr("storage.files.flush_folder", lambda folder: seen.append(Path(folder).name))
     ours.retire(B, 1, "a test")
     assert seen == [], "its own record is flushed by publishing it"
     theirs.core.index.close()

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from storage.layout import StoreLayout
 from storage.models import save_model
 from storage.occupancy import Occupancy, alone_in, last_used
 from storage.references import named_keys, note_use
+from storage.removal import Removal
 from storage.runs import append, create_run, read_run
 from storage.samples import SampleSetWriter
 from storage.workspace import Workspace
@@ -178,6 +180,21 @@ def test_checkpoints_of_a_training_that_has_ended_go_though_its_run_names_them(w
     save_model(workspace.models, KEYS["checkpoints"], {"weight": np.ones(3)}, {})
     assert kinds(sweep(workspace, DAY, remove=True).garbage) == ["checkpoints"]
     assert not list(workspace.checkpoints.rglob("*.safetensors"))
+
+
+def test_checkpoints_that_their_run_removes_while_we_look_are_passed_over(workspace, monkeypatch):
+    checkpoints = workspace.checkpoints / KEYS["checkpoints"]
+    take_away = Removal.take_away
+
+    def late(self, path):
+        if path == checkpoints:
+            shutil.rmtree(checkpoints)
+        return take_away(self, path)
+
+    monkeypatch.setattr(Removal, "take_away", late)
+    removed = sweep(workspace, DAY, remove=True)
+    assert "checkpoints" not in kinds(removed.garbage)
+    assert "model" in kinds(removed.garbage)
 
 
 def test_unfinished_files_go_when_they_are_old_and_trash_at_once(workspace):

@@ -55,7 +55,7 @@ def test_the_champion_is_scored_as_an_experiment_on_that_set_would_score_it(line
     whole = tiny_spec(frozen, train__epochs=2, dataset__train_split="test", dataset__val_split="test")
     job = Job(spec=whole, workspace=workspace)
     from tasks.extract import extract_features
-    from tasks.scoring import score_model
+    from tasks.rescore import score_model
 
     prepared = prepare_dataset(job)
     extract_features(job, prepared)

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hypercolumns.datasets.shapes.figures import FIGURE_CLASSES
+from hypercolumns.datasets.shapes.figures import FIGURE_CLASSES, FigureClass
 from hypercolumns.datasets.shapes.scene import Scene
 
 _IDS_PER_IMAGE = 10
 """More than the figures of any scene."""
 
 
-def categories() -> list[dict[str, Any]]:
-    """List the classes with their keypoints; skeletons count keypoints from 1, as COCO's do."""
+def categories(table: tuple[FigureClass, ...] = FIGURE_CLASSES) -> list[dict[str, Any]]:
+    """List the classes of a table with their keypoints; skeletons count keypoints from 1, as COCO's do."""
     return [
         {
             "id": label,
@@ -27,7 +27,7 @@ def categories() -> list[dict[str, Any]]:
             "keypoints": list(figure.keypoints),
             "skeleton": [[figure.keypoints.index(name) + 1 for name in bone] for bone in figure.skeleton],
         }
-        for label, figure in enumerate(FIGURE_CLASSES, start=1)
+        for label, figure in enumerate(table, start=1)
     ]
 
 

@@ -14,7 +14,7 @@ from hypercolumns.datasets.shapes.creatures import bird, dog, person
 from hypercolumns.datasets.shapes.primitives import Pose
 from hypercolumns.datasets.shapes.things import bicycle, car, house, parasol, tree
 
-__all__ = ["CLASS_NAMES", "FIGURE_CLASSES", "PART_IDS", "PART_NAMES", "FigureClass"]
+__all__ = ["CLASS_NAMES", "FIGURE_CLASSES", "PART_IDS", "PART_NAMES", "FigureClass", "class_names", "part_ids"]
 
 
 @dataclass(frozen=True)
@@ -156,11 +156,22 @@ FIGURE_CLASSES: tuple[FigureClass, ...] = (
 )
 """Every class, in the order of its labels from 1."""
 
-CLASS_NAMES: tuple[str, ...] = ("background", *(figure.name for figure in FIGURE_CLASSES))
+
+def class_names(table: tuple[FigureClass, ...]) -> tuple[str, ...]:
+    """Name the class labels of a table; 0 is background."""
+    return ("background", *(figure.name for figure in table))
+
+
+def part_ids(table: tuple[FigureClass, ...]) -> dict[str, int]:
+    """Number the parts of a table of classes from 1; 0 is background."""
+    return {name: label for label, name in enumerate(("background", *(part for figure in table for part in figure.parts)))}
+
+
+CLASS_NAMES: tuple[str, ...] = class_names(FIGURE_CLASSES)
 """Names of the class labels; 0 is background."""
 
 PART_NAMES: tuple[str, ...] = ("background", *(part for figure in FIGURE_CLASSES for part in figure.parts))
 """Names of the part labels, unique over all classes; 0 is background."""
 
-PART_IDS: dict[str, int] = {name: label for label, name in enumerate(PART_NAMES)}
+PART_IDS: dict[str, int] = part_ids(FIGURE_CLASSES)
 """The label of every part."""

@@ -5,12 +5,12 @@ An item is drawn at random once, in pixels of its picture; painting it is left t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from hypercolumns.datasets.shapes.figures import FIGURE_CLASSES, PART_IDS
+from hypercolumns.datasets.shapes.figures import FIGURE_CLASSES, PART_IDS, FigureClass, part_ids
 from hypercolumns.datasets.shapes.primitives import (
     FloatArray,
     Joint,
@@ -54,8 +54,9 @@ class Item:
         surfaces: What it wears.
         shades: A factor on each surface's colours.
         part_labels: The part label of each surface, 0 for clutter.
-        joints_xy: Its keypoints in pixels, with the part labels that show them.
         footing: Where it stands.
+        joints_xy: Its keypoints in pixels, with the part labels that show them.
+        keypoints: The names of its class's keypoints, in order.
     """
 
     label: int
@@ -66,6 +67,7 @@ class Item:
     part_labels: tuple[int, ...]
     footing: Footing
     joints_xy: Mapping[str, tuple[FloatArray, tuple[int, ...]]] = field(default_factory=dict)
+    keypoints: tuple[str, ...] = ()
 
 
 def figure_item(rng: np.random.Generator, label: int, footing: Footing, backdrop: FloatArray) -> Item:
@@ -80,6 +82,39 @@ def figure_item(rng: np.random.Generator, label: int, footing: Footing, backdrop
     figure = FIGURE_CLASSES[label - 1]
     pose = figure.build(rng)
     return _item(rng, label, pose, footing, backdrop, figure.size, figure.mirrors)
+
+
+def uniformed_item(
+    rng: np.random.Generator, table: tuple[FigureClass, ...], label: int, footing: Footing, surface: Surface
+) -> Item:
+    """Pose and place a figure all of whose parts wear one surface.
+
+    Args:
+        rng: The source of chance.
+        table: The classes.
+        label: The class, from 1.
+        footing: Where it stands; the class's own size is applied here.
+        surface: What it wears.
+    """
+    figure = table[label - 1]
+    pose = figure.build(rng)
+    to_pixels = _placed(rng, pose, footing, figure.size, figure.mirrors)
+    wear = sorted({stroke.part for stroke in pose.strokes})
+    ids = part_ids(table)
+    return Item(
+        label=label,
+        polygons_xy=tuple(to_pixels(stroke.polygon_xy) for stroke in pose.strokes),
+        kinds=tuple(wear.index(stroke.part) for stroke in pose.strokes),
+        surfaces=(surface,) * len(wear),
+        shades=(1.0,) * len(wear),
+        part_labels=tuple(ids[part] for part in wear),
+        footing=footing,
+        joints_xy={
+            name: (to_pixels(joint.point_xy[None])[0], tuple(ids[part] for part in joint.parts))
+            for name, joint in pose.joints.items()
+        },
+        keypoints=figure.keypoints,
+    )
 
 
 def clutter_item(rng: np.random.Generator, footing: Footing, backdrop: FloatArray) -> Item:
@@ -100,17 +135,7 @@ def _item(
     mirrors: bool,
 ) -> Item:
     """Turn a pose into pixels and dress it."""
-    lowest = min(float(stroke.polygon_xy[:, 1].min()) for stroke in pose.strokes)
-    scale = footing.height_px * size * span(rng, 0.88, 1.12)
-    stretch = np.array([scale * span(rng, 0.92, 1.08), -scale])
-    if mirrors and rng.random() < 0.5:
-        stretch[0] = -stretch[0]
-    lean = degrees(rng, -5, 5)
-
-    def to_pixels(points_xy: FloatArray) -> FloatArray:
-        grounded = rotated(points_xy - np.array([0.0, lowest]), lean) * stretch + np.array(footing.foot_xy)
-        return np.asarray(grounded, dtype=np.float64)
-
+    to_pixels = _placed(rng, pose, footing, size, mirrors)
     wear = sorted({_wear(stroke) for stroke in pose.strokes})
     wardrobe = [pick_surface(rng, backdrop) for _ in range(3)]
     # One surface clothes most of a figure, or it would fall apart into unrelated pieces.
@@ -124,7 +149,26 @@ def _item(
         part_labels=tuple(PART_IDS[key[0]] if label else 0 for key in wear),
         footing=footing,
         joints_xy={name: (to_pixels(joint.point_xy[None])[0], _labels(joint)) for name, joint in pose.joints.items()},
+        keypoints=FIGURE_CLASSES[label - 1].keypoints if label else (),
     )
+
+
+def _placed(
+    rng: np.random.Generator, pose: Pose, footing: Footing, size: float, mirrors: bool
+) -> Callable[[FloatArray], FloatArray]:
+    """Draw a pose's size and slant, and return the way from its own frame to pixels."""
+    lowest = min(float(stroke.polygon_xy[:, 1].min()) for stroke in pose.strokes)
+    scale = footing.height_px * size * span(rng, 0.88, 1.12)
+    stretch = np.array([scale * span(rng, 0.92, 1.08), -scale])
+    if mirrors and rng.random() < 0.5:
+        stretch[0] = -stretch[0]
+    lean = degrees(rng, -5, 5)
+
+    def to_pixels(points_xy: FloatArray) -> FloatArray:
+        grounded = rotated(points_xy - np.array([0.0, lowest]), lean) * stretch + np.array(footing.foot_xy)
+        return np.asarray(grounded, dtype=np.float64)
+
+    return to_pixels
 
 
 def _wear(stroke: Stroke) -> tuple[str, str, float]:

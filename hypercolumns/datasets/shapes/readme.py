@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypercolumns.datasets.shapes.figures import CLASS_NAMES
-
 _TEXT = """\
 # Shapes
 
@@ -17,7 +15,7 @@ A generated data set: {classes}, on cluttered ground under a sky.
 - seed: {seed}
 - share of images for validation: {val_fraction}
 
-The same arguments make the same files: `hypercolumns shapes make DIR --images {images} --size {height} --seed {seed}`.
+The same arguments make the same files: `hypercolumns shapes make DIR --images {images} --size {height} --seed {seed}{option}`.
 
 | files | what they hold |
 | --- | --- |
@@ -36,8 +34,9 @@ corner, the centre of the first pixel being (0.5, 0.5).
 """
 
 
-def describe(version: str, arguments: dict[str, Any]) -> str:
+def describe(version: str, arguments: dict[str, Any], classes: tuple[str, ...]) -> str:
     """Write the text for a set made with these arguments."""
     height, width = arguments["size_hw"]
-    rest = {key: value for key, value in arguments.items() if key != "size_hw"}
-    return _TEXT.format(version=version, height=height, width=width, classes=", ".join(CLASS_NAMES[1:]), **rest)
+    rest = {key: value for key, value in arguments.items() if key not in {"size_hw", "scenery"}}
+    option = f" --scenery {arguments['scenery']}" if "scenery" in arguments else ""
+    return _TEXT.format(version=version, height=height, width=width, classes=", ".join(classes), option=option, **rest)

@@ -179,8 +179,7 @@ def compose(backdrop: Backdrop, items: Sequence[Item], grain: np.random.Generato
 
 
 def _label(easel: Easel, item: Item, number: int, instance: int) -> FigureLabel:
-    names = FIGURE_CLASSES[item.label - 1].keypoints
-    return FigureLabel(instance, item.label, item.footing.distance_m, easel.keypoints(item, number, names))
+    return FigureLabel(instance, item.label, item.footing.distance_m, easel.keypoints(item, number, item.keypoints))
 
 
 def _developed(backdrop: Backdrop, grain: np.random.Generator) -> npt.NDArray[np.uint8]:

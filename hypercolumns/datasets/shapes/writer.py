@@ -19,15 +19,23 @@ from PIL import Image
 
 from hypercolumns.datasets.palettes import VOID_LABEL, voc_palette
 from hypercolumns.datasets.shapes import coco
-from hypercolumns.datasets.shapes.figures import CLASS_NAMES, FIGURE_CLASSES, PART_NAMES
+from hypercolumns.datasets.shapes.crowds import render_crowd
+from hypercolumns.datasets.shapes.figures import FIGURE_CLASSES, FigureClass, class_names, part_ids
 from hypercolumns.datasets.shapes.manifest import GENERATOR_VERSION, Manifest, settle
 from hypercolumns.datasets.shapes.readme import describe
 from hypercolumns.datasets.shapes.scene import DEPTH_PER_METRE, LAYOUT_NAMES, Scene, check_size, render_scene
+from hypercolumns.datasets.shapes.twins import TWIN_CLASSES
 from hypercolumns.errors import SpecError
 
 __all__ = ["ShapesSummary", "write_shapes"]
 
 ByteArray = npt.NDArray[np.uint8]
+
+_Render = Callable[[int, int, tuple[int, int]], Scene]
+_STAGES: dict[str, tuple[_Render, tuple[FigureClass, ...]]] = {
+    "varied": (render_scene, FIGURE_CLASSES),
+    "crowded": (render_crowd, TWIN_CLASSES),
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ def write_shapes(
     size: int | tuple[int, int],
     seed: int,
     val_fraction: float = 0.25,
+    scenery: str = "varied",
     on_image: Callable[[int], None] | None = None,
 ) -> ShapesSummary:
     """Write a set of scenes, or find that it is there already.
@@ -66,6 +75,7 @@ def write_shapes(
         size: Side of a square in pixels, or height and width, 64 to 512.
         seed: 0 or more.
         val_fraction: The share of images for validation, between 0 and 1; every split gets at least one.
+        scenery: varied are the scenes of `render_scene`, crowded those of `render_crowd`.
         on_image: Called with the number of images done after each one.
 
     Raises:
@@ -73,7 +83,7 @@ def write_shapes(
         DatasetError: The folder holds something else, or the set with files changed or missing.
     """
     root, image_hw = Path(root), (size, size) if isinstance(size, int) else size
-    arguments = _checked(images, image_hw, seed, val_fraction)
+    arguments = _checked(images, image_hw, seed, val_fraction, scenery)
     train_ids, val_ids = _split(images, val_fraction)
     found = settle(root, arguments)
     if found is None:
@@ -88,7 +98,7 @@ def write_shapes(
     return ShapesSummary(root, train_ids, val_ids, found.digest, created=False)
 
 
-def _checked(images: int, image_hw: tuple[int, int], seed: int, val_fraction: float) -> dict[str, Any]:
+def _checked(images: int, image_hw: tuple[int, int], seed: int, val_fraction: float, scenery: str) -> dict[str, Any]:
     """Refuse arguments out of range, and give them back as the manifest's record of them."""
     check_size(image_hw)
     if images < 2:
@@ -97,7 +107,11 @@ def _checked(images: int, image_hw: tuple[int, int], seed: int, val_fraction: fl
         raise SpecError(f"seed: expected a whole number of 0 or more, received {seed}")
     if not 0 < val_fraction < 1:
         raise SpecError(f"val_fraction: expected a number between 0 and 1, both excluded, received {val_fraction}")
-    return {"images": images, "size_hw": list(image_hw), "seed": seed, "val_fraction": float(val_fraction)}
+    if scenery not in _STAGES:
+        raise SpecError(f"scenery: expected {' or '.join(_STAGES)}, received {scenery!r}")
+    arguments = {"images": images, "size_hw": list(image_hw), "seed": seed, "val_fraction": float(val_fraction)}
+    # Varied scenes came first: their manifests say nothing of it.
+    return arguments if scenery == "varied" else {**arguments, "scenery": scenery}
 
 
 def _split(images: int, val_fraction: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -120,12 +134,13 @@ def _write_all(
     on_image: Callable[[int], None] | None,
 ) -> None:
     train_ids, val_ids = splits
+    render, table = _STAGES[arguments.get("scenery", "varied")]
     records: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = {"train": [], "val": []}
     height, width = arguments["size_hw"]
     members = frozenset(val_ids)
     for index in range(arguments["images"]):
         image_id = _image_id(index)
-        scene = render_scene(arguments["seed"], index, (height, width))
+        scene = render(arguments["seed"], index, (height, width))
         _write_scene(folder, image_id, scene)
         split = "val" if image_id in members else "train"
         records[split].append((coco.image_record(index, f"{image_id}.jpg", scene), coco.annotation_records(index, scene)))
@@ -136,25 +151,31 @@ def _write_all(
             "info": {"description": "Hypercolumns shapes", "version": GENERATOR_VERSION},
             "images": [image for image, _ in rows],
             "annotations": [annotation for _, annotations in rows for annotation in annotations],
-            "categories": coco.categories(),
+            "categories": coco.categories(table),
         }
         _write_text(folder / "annotations" / f"instances_{split}.json", json.dumps(whole, separators=(",", ":")) + "\n")
-    _write_lists(folder, arguments, train_ids, val_ids)
+    _write_lists(folder, arguments, table, (train_ids, val_ids))
 
 
-def _write_lists(folder: Path, arguments: dict[str, Any], train_ids: tuple[str, ...], val_ids: tuple[str, ...]) -> None:
+def _write_lists(
+    folder: Path,
+    arguments: dict[str, Any],
+    table: tuple[FigureClass, ...],
+    splits: tuple[tuple[str, ...], tuple[str, ...]],
+) -> None:
+    train_ids, val_ids = splits
     lists = {"train": train_ids, "val": val_ids, "trainval": tuple(sorted((*train_ids, *val_ids)))}
     for name, ids in lists.items():
         _write_text(folder / "ImageSets" / "Segmentation" / f"{name}.txt", "".join(f"{image_id}\n" for image_id in ids))
-    _write_text(folder / "classes.txt", "".join(f"{name}\n" for name in CLASS_NAMES))
+    _write_text(folder / "classes.txt", "".join(f"{name}\n" for name in class_names(table)))
     parts = {
-        "parts": list(PART_NAMES),
-        "parts_of_class": {figure.name: list(figure.parts) for figure in FIGURE_CLASSES},
+        "parts": list(part_ids(table)),
+        "parts_of_class": {figure.name: list(figure.parts) for figure in table},
         "layout": list(LAYOUT_NAMES),
         "depth_per_metre": DEPTH_PER_METRE,
     }
     _write_text(folder / "parts.json", json.dumps(parts, indent=1) + "\n")
-    _write_text(folder / "README.md", describe(GENERATOR_VERSION, arguments))
+    _write_text(folder / "README.md", describe(GENERATOR_VERSION, arguments, class_names(table)[1:]))
 
 
 def _write_scene(folder: Path, image_id: str, scene: Scene) -> None:

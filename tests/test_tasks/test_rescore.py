@@ -12,7 +12,7 @@ from tasks.evaluate import load_evaluation
 from tasks.jobs import Job
 from tasks.prepare import prepare_dataset
 from tasks.promote import compare_with_champion, record_decision
-from tasks.scoring import load_scored, score_model, with_classes
+from tasks.rescore import load_scored, score_model, with_classes
 from tests.factories import write_folder
 from tests.pipeline_factory import run_tasks, tiny_spec
 

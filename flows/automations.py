@@ -1,0 +1,139 @@
+"""What the Prefect server does by itself: end runs that died, cancel what hangs, start what is due, tell of a failed night.
+
+Data alone, as Prefect's HTTP interface takes it; who registers it is `cli.service`. Imports nothing of Prefect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["DATA_ARRIVED", "EVALUATE", "NIGHTLY", "TAG", "automations"]
+
+TAG = "hypercolumns"
+NIGHTLY = "nightly-retrain"
+EVALUATE = "evaluate-champion"
+DATA_ARRIVED = "hypercolumns.data.arrived"
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+_ENDED = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")]
+_FAILED = [f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut")]
+# States in which nobody runs it, and no heartbeat is due.
+_WAITING = [
+    f"prefect.flow-run.{state}" for state in ("AwaitingRetry", "Scheduled", "Paused", "Suspended", "AwaitingConcurrencySlot")
+]
+_EVERY_RUN = {"prefect.resource.id": "prefect.flow-run.*"}
+_MESSAGE = """{
+  "text": {{ (flow.name ~ ": run " ~ flow_run.name ~ " ended as " ~ flow_run.state.name) | tojson }},
+  "deployment": {{ deployment.name | tojson }},
+  "flow_run_id": "{{ flow_run.id }}",
+  "state": {{ flow_run.state.name | tojson }},
+  "message": {{ (flow_run.state.message or "") | string | truncate(500) | tojson }}
+}"""
+
+
+def automations(
+    deployments: Mapping[str, str], *, zombie_seconds: int, timeout_hours: float, webhook_block: str | None
+) -> list[dict[str, Any]]:
+    """Describe the automations that make sense for the deployments there are.
+
+    Args:
+        deployments: identifier of each deployment, by name.
+        zombie_seconds: a run that sent no heartbeat for this long is ended; more than two heartbeats.
+        timeout_hours: a run that takes longer is cancelled.
+        webhook_block: identifier of the Prefect block that holds the webhook's address, if there is one.
+    """
+    found = [_end_zombies(zombie_seconds), _cancel_late(timeout_hours)]
+    if nightly := deployments.get(NIGHTLY):
+        found.append(_retrain_on_arrival(nightly))
+        if webhook_block:
+            found.append(_tell_of_failure(nightly, webhook_block))
+        if evaluate := deployments.get(EVALUATE):
+            found.append(_evaluate_after(nightly, evaluate))
+    return found
+
+
+def _end_zombies(seconds: int) -> dict[str, Any]:
+    return _automation(
+        "end runs without a heartbeat",
+        f"A run whose process and worker died says nothing any more: after {seconds} s without a heartbeat it is Crashed.",
+        _absence([_HEARTBEAT], [_HEARTBEAT, *_ENDED, *_WAITING], seconds),
+        {
+            "type": "change-flow-run-state",
+            "state": "CRASHED",
+            "message": f"No heartbeat for {seconds} s: its process is gone. Run it again; what was committed is found.",
+        },
+    )
+
+
+def _cancel_late(hours: float) -> dict[str, Any]:
+    return _automation(
+        "cancel runs that take too long",
+        f"A run that has not ended {hours:g} hours after it began is cancelled; run again, it resumes from what it stored.",
+        _absence(["prefect.flow-run.Running"], [*_ENDED, *_WAITING], round(hours * 3600)),
+        {"type": "cancel-flow-run"},
+    )
+
+
+def _retrain_on_arrival(nightly: str) -> dict[str, Any]:
+    return _automation(
+        "retrain when data arrives",
+        f"An event {DATA_ARRIVED} starts {NIGHTLY}.",
+        _presence([DATA_ARRIVED], {}, None),
+        {"type": "run-deployment", "source": "selected", "deployment_id": nightly},
+    )
+
+
+def _tell_of_failure(nightly: str, block: str) -> dict[str, Any]:
+    return _automation(
+        "tell of a failed night",
+        f"A {NIGHTLY} that failed or crashed is told to the webhook.",
+        _presence(_FAILED, _EVERY_RUN, nightly),
+        {"type": "call-webhook", "block_document_id": block, "payload": _MESSAGE},
+    )
+
+
+def _evaluate_after(nightly: str, evaluate: str) -> dict[str, Any]:
+    return _automation(
+        "evaluate what was trained",
+        f"A completed {NIGHTLY} starts {EVALUATE}.",
+        _presence(["prefect.flow-run.Completed"], _EVERY_RUN, nightly),
+        {"type": "run-deployment", "source": "selected", "deployment_id": evaluate},
+    )
+
+
+def _absence(after: list[str], expect: list[str], seconds: int) -> dict[str, Any]:
+    return {
+        "type": "event",
+        "posture": "Proactive",
+        "match": _EVERY_RUN,
+        "after": after,
+        "expect": expect,
+        "for_each": ["prefect.resource.id"],
+        "threshold": 1,
+        "within": seconds,
+    }
+
+
+def _presence(expect: list[str], match: dict[str, str], deployment: str | None) -> dict[str, Any]:
+    related = {"prefect.resource.role": "deployment", "prefect.resource.id": f"prefect.deployment.{deployment}"}
+    return {
+        "type": "event",
+        "posture": "Reactive",
+        "match": match,
+        "match_related": related if deployment else {},
+        "expect": expect,
+        "for_each": ["prefect.resource.id"] if match else [],
+        "threshold": 1,
+        "within": 0,
+    }
+
+
+def _automation(name: str, description: str, trigger: dict[str, Any], action: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": f"hypercolumns: {name}",
+        "description": description,
+        "enabled": True,
+        "tags": [TAG],
+        "trigger": trigger,
+        "actions": [action],
+    }

@@ -1,0 +1,255 @@
+"""What every reader of annotations shares: a ledger of wrong records, and the checks of boxes, keypoints and image files.
+
+A check raises `DatasetError` with the reason alone; the ledger adds file and record. Nothing here knows a file format.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hypercolumns.box_specs import InstancesSpec
+from hypercolumns.datasets.instances.base import KeypointScheme, RejectedRecord
+from hypercolumns.datasets.listing import IMAGE_SUFFIXES, FolderIndex, index_folder
+from hypercolumns.errors import DatasetError
+
+__all__ = [
+    "ImageFinder",
+    "Ledger",
+    "box_of_mask",
+    "checked_box",
+    "checked_keypoints",
+    "checked_name",
+    "checked_numbers",
+    "mirrored",
+]
+
+_LISTED = 5
+_TOLERANCE_PX = 1.0
+_SIDES = {"left": "right", "right": "left", "Left": "Right", "Right": "Left", "L": "R", "R": "L", "l": "r", "r": "l"}
+_MARGIN_XYXY = np.array([-1.0, -1.0, 1.0, 1.0]) * _TOLERANCE_PX
+
+
+class Ledger:
+    """The records that cannot be used, with their reasons, and the images that there are.
+
+    Args:
+        skip: Whether to go on without them.
+
+    Attributes:
+        rejected: The records.
+        images: By split, the numbers of all its images, of those too that were not asked for.
+    """
+
+    def __init__(self, *, skip: bool) -> None:
+        self.skip = skip
+        self.rejected: list[RejectedRecord] = []
+        self.images: dict[str, set[int]] = {}
+
+    @contextmanager
+    def record(self, path: Path, record: str) -> Iterator[None]:
+        """Note a `DatasetError` that is raised inside as this record's."""
+        try:
+            yield
+        except DatasetError as error:
+            self.rejected.append(RejectedRecord(path, record, str(error).removeprefix(f"{path}: ")))
+
+    def settle(self) -> tuple[RejectedRecord, ...]:
+        """Return what was left out.
+
+        Raises:
+            DatasetError: there is something, and it may not be left out; names the first few with their files.
+        """
+        if self.rejected and not self.skip:
+            first = "; ".join(f"{each.path}: {each.record}: {each.reason}" for each in self.rejected[:_LISTED])
+            more = f"; and {len(self.rejected) - _LISTED} more" if len(self.rejected) > _LISTED else ""
+            raise DatasetError(
+                f"{len(self.rejected)} records cannot be used: {first}{more}. "
+                "Remedy: correct them, or set on_bad_record=skip to leave them out"
+            )
+        return tuple(self.rejected)
+
+
+class ImageFinder:
+    """Finds image files by name, and looks into each folder once.
+
+    Args:
+        root: The data set's folder, outside which nothing is read.
+        folder: The folder in it that names start from.
+
+    Raises:
+        DatasetError: the folder leads out of the root.
+    """
+
+    def __init__(self, root: Path, folder: str, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> None:
+        self._root = root
+        self._suffixes = suffixes
+        self.folder = root / checked_name(folder)
+        self._indices: dict[Path, FolderIndex | None] = {}
+
+    def find(self, name: str) -> Path | None:
+        """Find the file of a name without suffix; None when there is none.
+
+        Raises:
+            DatasetError: the name leads out of the folder, two files have it, or its file is a link out of the root.
+        """
+        inner = PurePosixPath(checked_name(name))
+        folder = self.folder / inner.parent
+        if folder not in self._indices:
+            self._indices[folder] = self._index(folder)
+        index = self._indices[folder]
+        return None if index is None else index.find(inner.name)
+
+    def _index(self, folder: Path) -> FolderIndex | None:
+        # Not pathlib's, which raises for a name that is too long.
+        return index_folder(self._root, folder, self._suffixes) if os.path.isdir(folder) else None  # noqa: PTH112
+
+    def require(self, name: str, file_name: str | None = None) -> Path:
+        """Find the file of a name without suffix.
+
+        Args:
+            name: The name.
+            file_name: The file's full name, where the annotation says it.
+
+        Raises:
+            DatasetError: as `find`, or there is no such file.
+        """
+        found = self.find(name)
+        if found is None or (file_name is not None and found.name != PurePosixPath(file_name).name):
+            raise DatasetError(f"expected the file {self.folder / (file_name or name)}, found none")
+        return found
+
+
+def checked_name(name: str) -> str:
+    """Return a relative path that stays inside its folder.
+
+    Raises:
+        DatasetError: it does not.
+    """
+    path = PurePosixPath(name)
+    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in name or "\\" in name:
+        raise DatasetError(f"expected a relative path inside the folder, got {name[:200]!r}")
+    return name
+
+
+def checked_numbers(values: Any, count: int, what: str) -> NDArray[np.float64]:
+    """Return finite numbers as an array (count,).
+
+    Raises:
+        DatasetError: there are more or fewer, or one is no finite number.
+    """
+    if not isinstance(values, list | tuple) or len(values) != count:
+        got = f"{len(values)}" if isinstance(values, list | tuple) else repr(values)[:60]
+        raise DatasetError(f"{what}: expected {count} numbers, got {got}")
+    wrong = [value for value in values if isinstance(value, bool) or not isinstance(value, int | float)]
+    # A whole number too large for a float is no position either.
+    if wrong or not all(abs(value) < 1e15 for value in values):
+        shown = wrong[0] if wrong else next(value for value in values if not abs(value) < 1e15)
+        raise DatasetError(f"{what}: expected finite numbers, got {str(shown)[:60]}")
+    return np.array(values, np.float64)
+
+
+def checked_box(box_xyxy: NDArray[np.float64], image_hw: tuple[int, int]) -> NDArray[np.float64]:
+    """Return a box clipped to the image, from which it may stick out by a pixel: annotators round.
+
+    Raises:
+        DatasetError: it has no area, or does not lie in the image.
+    """
+    height, width = image_hw
+    x0, y0, x1, y1 = box_xyxy.tolist()
+    if not (math.isfinite(x0 + y0 + x1 + y1) and x1 > x0 and y1 > y0):
+        raise DatasetError(f"box: expected finite x0 < x1 and y0 < y1, got {[x0, y0, x1, y1]}")
+    clipped = box_xyxy.clip([0, 0, 0, 0], [width, height, width, height])
+    if np.abs(clipped - box_xyxy).max() > _TOLERANCE_PX or (clipped[2:] <= clipped[:2]).any():
+        raise DatasetError(f"box: expected one inside the image of {width} x {height} pixels, got {[x0, y0, x1, y1]}")
+    return clipped
+
+
+def box_of_mask(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the tight box (4,) around the pixels of a mask.
+
+    Raises:
+        DatasetError: it has none.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        raise DatasetError("mask: expected at least one pixel, got none")
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
+
+
+def checked_keypoints(
+    xyv: NDArray[np.float64],
+    scheme: KeypointScheme,
+    box_xyxy: NDArray[np.float64],
+    image_hw: tuple[int, int],
+    spec: InstancesSpec,
+) -> NDArray[np.float64] | None:
+    """Return keypoints (K, 3) in continuous positions; None where none is labelled.
+
+    Args:
+        xyv: Keypoints (K, 3) as the file has them.
+        scheme: The class's keypoints.
+        box_xyxy: The instance's box.
+        image_hw: The image's size.
+        spec: Says what whole coordinates mean, and what becomes of keypoints outside the box.
+
+    Raises:
+        DatasetError: a visibility is none of 0, 1 and 2, or a labelled keypoint lies outside the image, or outside the box
+            where that is refused.
+    """
+    unknown = ~np.isin(xyv[:, 2], [0, 1, 2])
+    if unknown.any():
+        number = int(unknown.argmax())
+        raise DatasetError(f"keypoint {scheme.names[number]}: expected visibility 0, 1 or 2, got {xyv[number, 2]:g}")
+    labelled = np.asarray(xyv[:, 2] > 0)
+    indices = spec.keypoint_origin == "pixel_index" or (spec.keypoint_origin is None and spec.kind == "coco")
+    points = np.where(labelled[:, None], xyv[:, :2] + (0.5 if indices else 0.0), 0.0)
+    height, width = image_hw
+    _refuse_outside(points, labelled, np.array([0.0, 0.0, width, height]), scheme, "image")
+    if spec.keypoints_outside_box == "fail":
+        _refuse_outside(points, labelled, box_xyxy + _MARGIN_XYXY, scheme, "box")
+    elif spec.keypoints_outside_box == "drop":
+        labelled = np.asarray(labelled & ~_outside(points, box_xyxy + _MARGIN_XYXY))
+    if not labelled.any():
+        return None
+    return np.where(labelled[:, None], np.column_stack([points, xyv[:, 2]]), 0.0)
+
+
+def _outside(points: NDArray[np.float64], box: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.asarray(((points < box[:2]) | (points > box[2:])).any(axis=1))
+
+
+def _refuse_outside(
+    points: NDArray[np.float64], labelled: NDArray[np.bool_], box: NDArray[np.float64], scheme: KeypointScheme, what: str
+) -> None:
+    wrong = labelled & _outside(points, box)
+    if wrong.any():
+        number = int(wrong.argmax())
+        raise DatasetError(
+            f"keypoint {scheme.names[number]}: expected a position inside the {what} {box.tolist()}, got "
+            f"{points[number].tolist()}"
+        )
+
+
+def mirrored(names: Sequence[str]) -> tuple[int, ...]:
+    """Return for each name the place of the one it becomes in a mirror: left and right change places, others stay.
+
+    Read are words (left_eye, base_right, L_Shoulder) and prefixes (leye, leftmirror), where the partner is there.
+    """
+    places = {name: place for place, name in enumerate(names)}
+    return tuple(next((places[other] for other in _others(name) if other in places), places[name]) for name in names)
+
+
+def _others(name: str) -> list[str]:
+    """List what a name could be called in a mirror, the likeliest first."""
+    words = name.split("_")
+    swapped = "_".join(_SIDES.get(word, word) for word in words)
+    prefixed = [other + name.removeprefix(side) for side, other in _SIDES.items() if name.startswith(side)]
+    return [swapped] if swapped != name else prefixed

@@ -1,0 +1,153 @@
+"""Evaluate: predict in the boxes of the val split, score head and baselines on one protocol, and keep the predictions."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from hypercolumns.box_experiments import BoxExperimentSpec
+from hypercolumns.metrics.ranking import Summary, paired_difference
+from hypercolumns.read_ahead import read_ahead
+from storage.canonical import digest
+from storage.errors import AlreadyPublishedError
+from storage.models import model_exists, read_description, save_model
+from tasks.boxes.baselines import box_baselines
+from tasks.boxes.heads import load_head
+from tasks.boxes.jobs import BoxEvaluated, BoxJob, BoxPrepared, BoxTrained
+from tasks.boxes.manifests import BoxEntry, BoxManifest, InstanceEntry, load_box_manifest
+from tasks.boxes.predictions import BoxPrediction, HeadPredictor, Predictor, truth_boxes
+from tasks.boxes.scoring import Predictions, describe_scores, protocol_line, score_name, summarise_boxes
+from tasks.jobs import Extracted
+from tasks.manifests import load_manifest
+from tasks.record import note_use
+from tasks.stores import open_source
+
+__all__ = ["evaluate_boxes", "load_predictions", "predict_split"]
+
+
+def evaluate_boxes(job: BoxJob, prepared: BoxPrepared, extracted: Extracted, trained: BoxTrained) -> BoxEvaluated:
+    """Score the head and its baselines on the val split, or find the scores."""
+    start = time.perf_counter()
+    spec = job.spec
+    manifest = load_box_manifest(prepared.path)
+    key = digest(
+        {
+            "model": trained.key,
+            "boxes": manifest.content_key(spec.instances.val_split),
+            "evaluate": spec.evaluate.model_dump(mode="json", exclude={"panels"}),
+        }
+    )
+    note_use(job.features, key)
+    cached = model_exists(job.places.evaluations, key)
+    if not cached:
+        description = _evaluate(job, prepared, manifest, trained)
+        with contextlib.suppress(AlreadyPublishedError):
+            # Predictions are JSON; a model's folder holds at least one tensor.
+            save_model(job.places.evaluations, key, {"images": np.array([description["images"]])}, description)
+    path = job.places.evaluations / key
+    kept = read_description(path)
+    scores = kept["scores"]
+    return BoxEvaluated(
+        key=key,
+        path=path,
+        cached=cached,
+        seconds=time.perf_counter() - start,
+        protocol=kept["protocol"],
+        metrics=scores["model"],
+        baselines={name: values for name, values in scores.items() if name != "model"},
+    )
+
+
+def load_predictions(path: Path) -> Predictions:
+    """Read the head's predictions out of an evaluation."""
+    kept = read_description(path)["predictions"]
+    return {kind: [[BoxPrediction.model_validate(each) for each in image] for image in images] for kind, images in kept.items()}
+
+
+def _evaluate(job: BoxJob, prepared: BoxPrepared, manifest: BoxManifest, trained: BoxTrained) -> dict[str, Any]:
+    spec = job.spec
+    split = spec.instances.val_split
+    model, rescorer, card = load_head(trained.path)
+    source = open_source(job.features, load_manifest(prepared.images_path), split, passes=1)
+    predictors: dict[str, Predictor] = {"model": HeadPredictor(model, card.blocks, source, spec, rescorer)}
+    predictors |= box_baselines(manifest, spec)
+    scores: dict[str, Any] = {}
+    summaries: dict[str, dict[str, Summary]] = {}
+    kept: Predictions = {}
+    for name, predictor in predictors.items():
+        predictions = predict_split(manifest, split, predictor, spec, name)
+        summaries[name] = summarise_boxes(manifest, split, predictions, spec)
+        scores[name] = describe_scores(summaries[name], spec)
+        if name == "model":
+            kept = predictions
+        elif spec.evaluate.bootstrap:
+            scores[name]["model_better_by"] = _differences(summaries["model"], summaries[name], spec)
+    return {
+        "task": spec.task,
+        "protocol": f"split {split}; {protocol_line(spec, summaries['model'])}",
+        "images": len(manifest.splits[split]),
+        "scores": scores,
+        "predictions": {
+            kind: [[each.model_dump(mode="json") for each in image] for image in images] for kind, images in kept.items()
+        },
+    }
+
+
+def _differences(
+    model: Mapping[str, Summary], other: Mapping[str, Summary], spec: BoxExperimentSpec
+) -> dict[str, dict[str, float]]:
+    """Compare the model with a baseline on the same images, score by score, where both define one."""
+    found = {}
+    for kind, summary in model.items():
+        ones = np.ones((1, summary.images))
+        first, second = summary.summarise(ones), other[kind].summarise(ones)
+        for name in first:
+            defined = name in second and not np.isnan(first[name][0]) and not np.isnan(second[name][0])
+            if "/" not in name and defined and summary.images > 1:
+                found[score_name(kind, name)] = paired_difference(
+                    summary, other[kind], name, resamples=spec.evaluate.bootstrap, confidence=spec.evaluate.confidence
+                )
+    return found
+
+
+def predict_split(
+    manifest: BoxManifest, split: str, predictor: Predictor, spec: BoxExperimentSpec, name: str = "model"
+) -> Predictions:
+    """Predict in the detections of every image of a split, and (keypoints and parts) in the objects' own boxes."""
+    entries = manifest.splits[split]
+    found: list[list[BoxPrediction]] = []
+    given: list[list[BoxPrediction]] = []
+    posed = [bool(each.keypoints) if spec.task == "keypoints" else bool(each.parts) for each in manifest.classes]
+
+    def predict(index: int) -> tuple[list[BoxPrediction], list[BoxPrediction]]:
+        entry = entries[index]
+        boxes = [box for box in entry.detections if spec.task == "segment" or posed[box.label]]
+        truth = [] if spec.task == "segment" else truth_boxes(entry, lambda each: _annotated(each, spec))
+        both = predictor(index, entry, [*boxes, *truth], lambda: manifest.image(entry))
+        return _divided(both, entry, boxes, spec)
+
+    for first, second in tqdm(
+        read_ahead(range(len(entries)), predict), total=len(entries), unit="img", desc=f"evaluate {name}", disable=None
+    ):
+        found.append(first)
+        given.append(second)
+    return {"found": found} if spec.task == "segment" else {"found": found, "given": given}
+
+
+def _divided(
+    both: list[BoxPrediction], entry: BoxEntry, boxes: list[Any], spec: BoxExperimentSpec
+) -> tuple[list[BoxPrediction], list[BoxPrediction]]:
+    """Tell what was predicted in detections from what was predicted in true boxes, which came after them."""
+    return (both, []) if spec.task == "segment" else (both[: len(boxes)], both[len(boxes) :])
+
+
+def _annotated(instance: InstanceEntry, spec: BoxExperimentSpec) -> bool:
+    if spec.task == "keypoints":
+        return instance.keypoints_xyv is not None and bool((instance.visibility > 0).any())
+    return instance.parts is not None

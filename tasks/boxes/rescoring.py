@@ -1,0 +1,47 @@
+"""Scores of detections learned on the training images: which of their masks found an object."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hypercolumns.box_experiments import BoxExperimentSpec
+from hypercolumns.heads import GridClassifier
+from hypercolumns.heatmaps import mask_target
+from hypercolumns.heatmaps.rescoring import Rescorer, fit_rescorer
+from hypercolumns.sources import MapSource
+from tasks.boxes.manifests import BoxManifest
+from tasks.boxes.predictions import HeadPredictor, pair_with
+
+__all__ = ["train_rescorer"]
+
+_RIGHT = 0.5
+"""Overlap of a heatmap's mask with the object's, in the box, from which a detection is right."""
+
+
+@torch.inference_mode()
+def train_rescorer(model: GridClassifier, manifest: BoxManifest, source: MapSource, spec: BoxExperimentSpec) -> Rescorer:
+    """Fit a rescorer on all detections of the training images.
+
+    Raises:
+        SamplingError: all of them are right, or none.
+    """
+    predictor = HeadPredictor(model, manifest.outputs(spec), source, spec)
+    features, right = [], []
+    for index, entry in enumerate(manifest.splits[spec.instances.train_split]):
+        if not entry.detections:
+            continue
+        maps = predictor.source.maps([(index, "identity")])
+        heatmaps = predictor.heatmaps(maps, entry, entry.detections)
+        features.append(predictor.features(maps, entry, entry.detections, heatmaps))
+        for box, heatmap in zip(entry.detections, heatmaps, strict=True):
+            number = pair_with(entry, box)
+            if number < 0:
+                right.append(False)
+                continue
+            mask = entry.instances[number].mask_array(entry.image.image_hw)
+            truth = mask_target(mask, np.array(box.box_xyxy), spec.pairs.side, spec.pairs.expansion) > _RIGHT
+            own = heatmap[0] >= spec.evaluate.mask_threshold
+            right.append(bool((truth & own).sum() >= _RIGHT * max(1, (truth | own).sum())))
+    with torch.inference_mode(False):
+        return fit_rescorer(torch.cat(features).clone(), np.array(right))

@@ -1,0 +1,208 @@
+"""Automations on a real server: arrived data starts a night, its end starts an evaluation or a message, dead runs are ended.
+
+The night and the evaluation are stand-ins of one line: what is tried here is who starts them, and who is told.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from cli.service.registration import register_automations
+from cli.service.settings import ServiceSettings
+from flows.automations import automations
+from tests.pipeline_factory import REPOSITORY, python_environment, write_config
+from tests.test_operations.conftest import long_shapes, running_up
+
+_FLOWS = """
+from prefect import flow
+
+@flow(persist_result=False, result_serializer="json")
+def nightly_retrain(fail: bool = False):
+    if fail:
+        raise ValueError('no "labels" to learn from')
+
+@flow(persist_result=False, result_serializer="json")
+def evaluate_champion():
+    pass
+"""
+_PROJECT = {
+    "name": "stand-in",
+    "deployments": [
+        {"name": name, "entrypoint": f"night_watch.{name.replace('-', '_')}", "work_pool": {"name": "hypercolumns"}}
+        for name in ("nightly-retrain", "evaluate-champion")
+    ],
+}
+TOKEN = "T0KEN-of-the-webhook"
+ALL = {
+    "hypercolumns: end runs without a heartbeat",
+    "hypercolumns: cancel runs that take too long",
+    "hypercolumns: retrain when data arrives",
+    "hypercolumns: evaluate what was trained",
+    "hypercolumns: tell of a failed night",
+}
+
+
+def test_only_what_fits_the_deployments_is_described():
+    def names(deployments, block=None):
+        described = automations(deployments, zombie_seconds=120, timeout_hours=1, webhook_block=block)
+        return {automation["name"] for automation in described}
+
+    always = {"hypercolumns: end runs without a heartbeat", "hypercolumns: cancel runs that take too long"}
+    assert names({"run-experiment": "1"}, "block") == always
+    assert names({"evaluate-champion": "1"}) == always
+    assert names({"nightly-retrain": "1"}) == always | {"hypercolumns: retrain when data arrives"}
+    assert names({"nightly-retrain": "1", "evaluate-champion": "2"}, "block") == ALL
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.received.append((self.path, body))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def receiver():
+    """A webhook on the loopback address that keeps what it is told."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Receiver)
+    server.received = []
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory, receiver):
+    folder = tmp_path_factory.mktemp("night")
+    project = folder / "project"
+    write_config(project / "prefect.yaml", _PROJECT)
+    (project / "night_watch.py").write_text(_FLOWS, encoding="utf-8")
+    environment = {
+        "HYPERCOLUMNS_WEBHOOK": f"http://127.0.0.1:{receiver.server_port}/hooks/{TOKEN}",
+        "PYTHONPATH": f"{REPOSITORY}:{project}",
+    }
+    options = ("--zombie-seconds", "45", "--timeout-hours", "0.02")
+    with running_up(folder / "workspace", *options, project=project, environment=environment) as found:
+        yield found
+
+
+def runs_of(up, deployment):
+    filters = {"deployments": {"name": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_DESC"}
+    return up.api.post("flow_runs/filter", **filters)
+
+
+def wait_for(condition, up, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, (up.text, up.worker_log)
+        time.sleep(0.2)
+    return found
+
+
+@pytest.mark.slow
+def test_all_are_registered_and_registering_again_changes_nothing_but_what_differs(up, receiver):
+    before = {one["name"]: one for one in up.api.post("automations/filter")}
+    assert set(before) == ALL
+    url = f"http://127.0.0.1:{receiver.server_port}/hooks/{TOKEN}"
+    settings = ServiceSettings(
+        up.workspace, up.workspace / "prefect", up.url, True, webhook=url, zombie_seconds=45, timeout_hours=0.02
+    )
+    silent = before["hypercolumns: evaluate what was trained"]["id"]
+    up.api.request("PATCH", f"automations/{silent}", {"enabled": False})
+    assert set(register_automations(up.api, settings)) == ALL
+    again = {one["name"]: one for one in up.api.post("automations/filter")}
+    assert {name: one["trigger"]["id"] for name, one in again.items()} == {
+        name: one["trigger"]["id"] for name, one in before.items()
+    }
+    assert again["hypercolumns: evaluate what was trained"]["enabled"] is False, "a user's switch is respected"
+    up.api.request("PATCH", f"automations/{silent}", {"enabled": True})
+
+
+@pytest.mark.slow
+def test_a_night_that_fails_is_told_to_the_webhook_and_evaluates_nothing(up, receiver):
+    evaluations = len(runs_of(up, "evaluate-champion"))
+    run = up.trigger("nightly-retrain", fail=True)
+    wait_for(lambda: receiver.received, up)
+    ((path, body),) = receiver.received
+    assert path == f"/hooks/{TOKEN}"
+    told = json.loads(body)
+    assert told["flow_run_id"] == run
+    assert told["deployment"] == "nightly-retrain"
+    assert told["state"] == "Failed"
+    assert 'no "labels" to learn from' in told["message"]
+    assert "nightly-retrain" in told["text"]
+    assert len(runs_of(up, "evaluate-champion")) == evaluations
+
+
+@pytest.mark.slow
+def test_an_event_of_arrived_data_starts_a_night_whose_end_starts_an_evaluation(up, receiver):
+    nights, evaluations, told = (
+        {run["id"] for run in runs_of(up, "nightly-retrain")},
+        {run["id"] for run in runs_of(up, "evaluate-champion")},
+        len(receiver.received),
+    )
+    command = ["event", "emit", "hypercolumns.data.arrived", "--resource-id", "hypercolumns.data.weeds"]
+    environment = python_environment(PREFECT_API_URL=up.url, PREFECT_HOME=str(up.workspace / "client"))
+    emitted = subprocess.run(
+        [sys.executable, "-m", "prefect", *command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert emitted.returncode == 0, emitted.stdout + emitted.stderr
+    (night,) = wait_for(lambda: {run["id"] for run in runs_of(up, "nightly-retrain")} - nights, up)
+    up.wait(night, {"COMPLETED"})
+    (evaluation,) = wait_for(lambda: {run["id"] for run in runs_of(up, "evaluate-champion")} - evaluations, up)
+    up.wait(evaluation, {"COMPLETED"})
+    assert len(receiver.received) == told, "who succeeds is not told of"
+
+
+@pytest.mark.slow
+def test_a_run_whose_process_was_killed_is_ended_for_want_of_a_heartbeat_and_one_that_takes_too_long_is_cancelled(up, tmp_path):
+    processes = []
+    for name in ("zombie", "endless"):
+        config = write_config(tmp_path / f"{name}.yaml", long_shapes(name))
+        arguments = ["run", str(config), "--workspace", str(up.workspace)]
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", "from cli.main import run; run()", *arguments],
+                env=python_environment(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
+
+    def run_named(name):
+        found = up.api.post("flow_runs/filter", flow_runs={"name": {"any_": [name]}})
+        return found[0] if found and found[0]["start_time"] else None
+
+    try:
+        zombie, endless = (wait_for(lambda name=name: run_named(name), up) for name in ("zombie", "endless"))
+        processes[0].send_signal(signal.SIGKILL)
+        processes[0].wait()
+        state = up.wait(zombie["id"], {"CRASHED"}, 100)
+        assert state["message"].startswith("No heartbeat for 45 s")
+        assert up.state(endless["id"])["type"] == "RUNNING", "who sends heartbeats is left alone"
+        up.wait(endless["id"], {"CANCELLING", "CANCELLED"}, 100)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_without_a_webhook_its_automation_and_its_block_are_removed(up):
+    settings = ServiceSettings(up.workspace, up.workspace / "prefect", up.url, True, zombie_seconds=45, timeout_hours=0.02)
+    assert set(register_automations(up.api, settings)) == ALL - {"hypercolumns: tell of a failed night"}
+    assert {one["name"] for one in up.api.post("automations/filter")} == ALL - {"hypercolumns: tell of a failed night"}
+    assert up.api.post("block_documents/filter") == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,15 +26,11 @@ def register_champions(app: typer.Typer) -> None:
     champions = typer.Typer(
         help="Which model is promoted, since when and why; go back, or hold on to one.", no_args_is_help=True
     )
-    commands: dict[str, Callable[..., None]] = {
-        "show": _show,
-        "history": _history,
-        "report": _report,
-        "rollback": _rollback,
-        "pin": _pin,
-    }
-    for name, function in commands.items():
-        champions.command(name)(function)
+    champions.command("show")(_show)
+    champions.command("history")(_history)
+    champions.command("report")(_report)
+    champions.command("rollback")(_rollback)
+    champions.command("pin")(_pin)
     app.add_typer(champions, name="champion")
 
 

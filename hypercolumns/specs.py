@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from hypercolumns.errors import SpecError
+from hypercolumns.limits import spell_limits
 
 __all__ = [
     "BackboneSpec",
@@ -48,7 +49,9 @@ Baseline = Literal["majority", "prior", "rgb", "position", "deepest", "random_we
 class Spec(BaseModel):
     """Base of all specs: immutable, and closed to unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, json_schema_extra=spell_limits
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -257,14 +260,14 @@ class ExperimentSpec(Spec):
     """One experiment, from labelled images to a report."""
 
     name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="a short name for people")
-    dataset: DatasetSpec = Field(default_factory=DatasetSpec)
-    backbone: BackboneSpec = Field(default_factory=BackboneSpec)
-    store: StoreSpec = Field(default_factory=StoreSpec)
-    sample: SampleSpec = Field(default_factory=SampleSpec)
-    head: HeadSpec = Field(default_factory=HeadSpec)
+    dataset: DatasetSpec = Field(default_factory=DatasetSpec, description="which labelled images")
+    backbone: BackboneSpec = Field(default_factory=BackboneSpec, description="which frozen network")
+    store: StoreSpec = Field(default_factory=StoreSpec, description="how its maps are computed and kept")
+    sample: SampleSpec = Field(default_factory=SampleSpec, description="which pixels pretraining sees")
+    head: HeadSpec = Field(default_factory=HeadSpec, description="the classifier on the maps")
     pretrain: SparseTrainSpec = Field(default_factory=SparseTrainSpec, description="training on the sample set")
     train: TrainSpec = Field(default_factory=TrainSpec, description="dense training on every labelled pixel")
-    evaluate: EvalSpec = Field(default_factory=EvalSpec)
+    evaluate: EvalSpec = Field(default_factory=EvalSpec, description="how the result is scored")
 
     @model_validator(mode="after")
     def _strides_divide_the_canvas(self) -> Self:

@@ -31,8 +31,16 @@ from storage.workspace import Workspace
 from tasks.classifiers import ModelCard, load_classifier, torch_dtype
 from tasks.device import compute_device
 
-__all__ = ["IMAGE_SUFFIXES", "Predicted", "Predictor", "find_images", "find_model", "output_names", "predict_images"]
-__all__ += ["refuse_to_replace"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Predicted",
+    "Predictor",
+    "find_images",
+    "find_model",
+    "output_names",
+    "predict_images",
+    "refuse_to_replace",
+]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 _OVERLAY_OPACITY = 0.5
@@ -63,7 +71,7 @@ class Predictor:
         self._model, self.card = load_classifier(PixelConv, model_path)
         self._model.dtype = torch_dtype(self.card.head_precision)
         backbone = build_backbone(self.card.backbone, self.card.canvas.size_hw, precision=self.card.precision)
-        backbone = backbone.to(compute_device())
+        backbone.to(compute_device())
         self._current: list[NDArray[np.uint8]] = []
         self._source = BackboneSource(backbone, lambda _: self._current[0], [layer.name for layer in self.card.layers])
 

@@ -77,8 +77,7 @@ def score_model(job: Job, prepared: Prepared, model_key: str, *, stored: bool = 
         model, card = load_classifier(PixelConv, job.places.models / model_key)
         model.dtype = torch_dtype(card.head_precision)
         names = with_classes(manifest.class_names, card.class_names)
-        source = _source(job, manifest, card, stored=stored)
-        matrices = _matrices(job, manifest, model, card, names, source)
+        matrices = _matrices(job, manifest, model, card, names, stored=stored)
         with contextlib.suppress(AlreadyPublishedError):
             save_model(job.places.evaluations, key, {"matrices.model": matrices}, _describe(job, matrices, names))
     path = job.places.evaluations / key
@@ -105,7 +104,7 @@ def with_classes(class_names: Sequence[str], more: Sequence[str]) -> tuple[str, 
 
 
 def _matrices(
-    job: Job, manifest: Manifest, model: PixelConv, card: ModelCard, names: Sequence[str], source: MapSource
+    job: Job, manifest: Manifest, model: PixelConv, card: ModelCard, names: Sequence[str], *, stored: bool
 ) -> NDArray[np.int64]:
     spec = job.spec
     if spec.evaluate.protocol == "notebook" and card.canvas != spec.store.canvas:
@@ -114,6 +113,7 @@ def _matrices(
             f"{card.canvas.size_hw}; use evaluate.protocol=strict"
         )
     entries = manifest.splits[spec.dataset.val_split]
+    source = _source(job, manifest, card, stored=stored)
     labels = np.array([names.index(name) for name in card.class_names], np.uint8)
     inputs = read_ahead(range(len(entries)), lambda index: read_views(source, index, flip=spec.evaluate.flip))
     found = []

@@ -13,6 +13,12 @@ from cli.service.settings import LOOPBACK, ServiceSettings
 __all__ = ["MARK_VARIABLE", "client_environment", "server_environment"]
 
 MARK_VARIABLE = "HYPERCOLUMNS_SERVICE"
+_LOGGING = {
+    "PREFECT_LOGGING_LEVEL": "INFO",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "hypercolumns",
+    # Threads that read and write say things, too, and belong to no flow in Prefect's eyes.
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
 
 
 def client_environment(settings: ServiceSettings) -> dict[str, str]:
@@ -44,7 +50,7 @@ def server_environment(settings: ServiceSettings) -> dict[str, str]:
 
 
 def _common(settings: ServiceSettings) -> dict[str, str]:
-    found = {**SETTINGS, "PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_LOGGING_EXTRA_LOGGERS": "hypercolumns", **os.environ}
+    found = {**SETTINGS, **_LOGGING, **os.environ}
     found[MARK_VARIABLE] = settings.mark
     if settings.own_server:
         found["PREFECT_HOME"] = str(settings.home)

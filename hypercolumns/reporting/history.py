@@ -9,7 +9,7 @@ from typing import Any
 
 from hypercolumns.reporting import figures, numbers, trends
 from hypercolumns.reporting.history_data import HistoryData
-from hypercolumns.reporting.html import environment
+from hypercolumns.reporting.html import template_environment
 from hypercolumns.reporting.markdown import plain_text
 
 __all__ = ["render_history", "render_history_markdown"]
@@ -28,7 +28,7 @@ def render_history(data: HistoryData) -> str:
         HypercolumnsError: jinja2 or matplotlib, of the extra `report`, is not installed.
     """
     charts = [(title, figures.data_uri(figures.svg_bytes(figure), "image/svg+xml")) for title, figure in _charts(data)]
-    return environment().get_template(_TEMPLATE).render(data=data, charts=charts, confidence=100 * data.confidence)
+    return template_environment().get_template(_TEMPLATE).render(data=data, charts=charts, confidence=100 * data.confidence)
 
 
 def render_history_markdown(data: HistoryData) -> str:

@@ -70,12 +70,12 @@ def _segment(
             if each.source >= 0 and entry.instances[each.source].mask is not None:
                 window = pixel_slices(np.array(each.box_xyxy), hw)
                 overlaps.append((box_mask_iou(mask, entry.instances[each.source].mask_array(hw), window), each.label, number))
-    values, labels, images = (np.array(part) for part in zip(*overlaps, strict=True)) if overlaps else (np.empty(0),) * 3
+    values, owners, images = (np.array(part) for part in zip(*overlaps, strict=True)) if overlaps else [np.empty(0)] * 3
     names, rule = manifest.class_names, spec.evaluate.evaluator
     return {
         "ap_r": score_instances(regions, names, thresholds=VOLUME, evaluator=rule),
         "ap_b": score_instances(boxes, names, thresholds=(0.5, 0.7), evaluator=rule),
-        "mask_iou": score_means("mask_iou", values, labels.astype(np.int64), images.astype(np.int64), len(entries), names),
+        "mask_iou": score_means("mask_iou", values, owners.astype(np.int64), images.astype(np.int64), len(entries), names),
     }
 
 

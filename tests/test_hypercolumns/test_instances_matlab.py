@@ -195,6 +195,12 @@ def test_parts_are_grouped_as_the_spec_says(tmp_path: Path) -> None:
     assert [each.parts for each in train_instances(none)] == [None, None]
 
 
+def test_more_parts_than_labels_can_tell_are_refused(tmp_path: Path) -> None:
+    groups = {"dog": {f"part {number}": ("head",) for number in range(255)}}
+    with pytest.raises(DatasetError, match="class dog: expected at most 254 parts, got 255"):
+        open_voc(write_parts(tmp_path), "pascal_part", part_groups=groups)
+
+
 def test_wrong_parts_are_named(tmp_path: Path) -> None:
     mask, no_parts = rectangle(3, 2, 12, 10).astype(np.uint8), np.zeros((0, 0))
     cases = [

@@ -92,7 +92,7 @@ class ImageFinder:
         self._root = root
         self._suffixes = suffixes
         self.folder = root / checked_name(folder)
-        self._indices: dict[Path, FolderIndex | None] = {}
+        self._indices: dict[Path, FolderIndex | None] = {self.folder: self._index(self.folder)}
 
     def find(self, name: str) -> Path | None:
         """Find the file of a name without suffix; None when there is none.

@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
 
+from flows.accelerator import accelerator
 from hypercolumns.allocator import keep_freed_memory, release_freed_memory
 from storage.publish import ensure_folder
 from storage.workspace import Workspace, resolve_workspace
@@ -46,9 +47,9 @@ def predict_folder(
         inbox = images or places.root / "inbox" / line
         if images is None:
             ensure_folder(inbox)
-        found = predict(
-            places, line, inbox, out or places.root / "predictions" / line, again=again, settle_seconds=settle_seconds
-        )
+        with accelerator():
+            masks = out or places.root / "predictions" / line
+            found = predict(places, line, inbox, masks, again=again, settle_seconds=settle_seconds)
     finally:
         release_freed_memory()
     parts = {"masks written": len(found.masks), "images known already": found.known}

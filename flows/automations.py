@@ -14,6 +14,9 @@ TAG = "hypercolumns"
 NIGHTLY = "nightly-retrain"
 EVALUATE = "evaluate-champion"
 DATA_ARRIVED = "hypercolumns.data.arrived"
+# Spelled out by the server, for each event: the name of its resource.
+_LINE_OF_EVENT = {"__prefect_kind": "jinja", "template": "{{ event.resource.name }}"}
+_DECIDED = ["hypercolumns.champion.kept", "hypercolumns.champion.promoted"]
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDED = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")]
 _FAILED = [f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut")]
@@ -48,7 +51,7 @@ def automations(
         if webhook_block:
             found.append(_tell_of_failure(nightly, webhook_block))
         if evaluate := deployments.get(EVALUATE):
-            found.append(_evaluate_after(nightly, evaluate))
+            found.append(_evaluate_after(evaluate))
     return found
 
 
@@ -92,12 +95,12 @@ def _tell_of_failure(nightly: str, block: str) -> dict[str, Any]:
     )
 
 
-def _evaluate_after(nightly: str, evaluate: str) -> dict[str, Any]:
+def _evaluate_after(evaluate: str) -> dict[str, Any]:
     return _automation(
         "evaluate what was trained",
-        f"A completed {NIGHTLY} starts {EVALUATE}.",
-        _presence(["prefect.flow-run.Completed"], _EVERY_RUN, nightly),
-        {"type": "run-deployment", "source": "selected", "deployment_id": evaluate},
+        f"A night that trained, and decided who is champion, starts {EVALUATE}; one that found nothing new does not.",
+        _presence(_DECIDED, {}, None),
+        {"type": "run-deployment", "source": "selected", "deployment_id": evaluate, "parameters": {"line": _LINE_OF_EVENT}},
     )
 
 

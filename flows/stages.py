@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.accelerator import accelerator
 from flows.fleet import fleet_of
+from flows.resilience import RETRYING
 from tasks.challengers import train_challenger
 from tasks.data_checks import check_data
 from tasks.decide import decide_night, tidy_up
@@ -60,7 +61,7 @@ def recorded_task(name: str, function: Callable[..., StageT]) -> Task[..., Stage
 
     run.__doc__ = function.__doc__
     run.__name__ = name
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(run)
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False, **RETRYING)(run)
 
 
 def _extract(job: Job, prepared: Prepared) -> Extracted:

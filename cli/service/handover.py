@@ -18,8 +18,14 @@ _UNFINISHED = ("RUNNING", "PENDING", "CANCELLING")
 _PAGE = 200
 
 
-def abandoned_runs(api: Api, alive: Collection[str]) -> list[str]:
-    """List the runs of our work pool that are under way by their state, and that none of the living processes runs."""
+def abandoned_runs(api: Api, alive: Collection[str], our_worker: str) -> list[str]:
+    """List the runs of our work pool that are under way by their state, and that none of the living processes runs.
+
+    None while a worker other than ours is at work: it may run them, on a machine that cannot be seen from here.
+    """
+    workers = api.post(f"work_pools/{POOL}/workers/filter")
+    if any(worker["status"] == "ONLINE" and worker["name"] != our_worker for worker in workers):
+        return []
     found = api.post(
         "flow_runs/filter",
         flow_runs={"state": {"type": {"any_": list(_UNFINISHED)}}},

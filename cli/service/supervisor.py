@@ -5,6 +5,7 @@ Nothing is lost in between: a run whose process ends without it is handed to the
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -126,7 +127,8 @@ class Service:
 
     def _start_server(self) -> None:
         settings = self._settings
-        first = not (settings.home / "prefect.db").exists()
+        elsewhere = "PREFECT_SERVER_DATABASE_CONNECTION_URL" in os.environ
+        first = not elsewhere and not (settings.home / "prefect.db").exists()
         self._say(
             f"starting the Prefect server at {settings.ui_url}"
             + ("; its first start in a workspace takes about 20 s" if first else "")
@@ -197,7 +199,7 @@ class Service:
     def _find_abandoned(self) -> None:
         """Find runs that are under way by their state alone; who runs those of a server elsewhere cannot be seen from here."""
         if self._settings.own_server:
-            self._lost |= set(abandoned_runs(self._api, alive=flow_processes(all_processes())))
+            self._lost |= set(abandoned_runs(self._api, flow_processes(all_processes()), self.worker_name))
 
     def _hand_over(self, reason: str, most_starts: int | None = None) -> None:
         for name in hand_over(self._api, sorted(self._lost), reason, most_starts):

@@ -21,14 +21,18 @@ from tests.test_operations.conftest import long_shapes, running_up
 
 _FLOWS = """
 from prefect import flow
+from prefect.events import emit_event
+
+RESOURCE = {"prefect.resource.id": "hypercolumns.line.weeds", "prefect.resource.name": "weeds"}
 
 @flow(persist_result=False, result_serializer="json")
 def nightly_retrain(fail: bool = False):
     if fail:
         raise ValueError('no "labels" to learn from')
+    emit_event(event="hypercolumns.champion.kept", resource=RESOURCE)
 
 @flow(persist_result=False, result_serializer="json")
-def evaluate_champion():
+def evaluate_champion(line: str = "experiment"):
     pass
 """
 _PROJECT = {
@@ -164,6 +168,7 @@ def test_an_event_of_arrived_data_starts_a_night_whose_end_starts_an_evaluation(
     up.wait(night, {"COMPLETED"})
     (evaluation,) = wait_for(lambda: {run["id"] for run in runs_of(up, "evaluate-champion")} - evaluations, up)
     up.wait(evaluation, {"COMPLETED"})
+    assert up.api.get(f"flow_runs/{evaluation}")["parameters"] == {"line": "weeds"}
     assert len(receiver.received) == told, "who succeeds is not told of"
 
 

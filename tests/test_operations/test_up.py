@@ -141,6 +141,9 @@ def test_stopped_while_a_run_trains_it_leaves_no_process_and_goes_on_with_the_ru
 
 def test_a_worker_that_is_killed_is_started_again_and_its_run_goes_on(tmp_path):
     with running_up(tmp_path / "workspace") as up:
+        # The run that goes on must not be taken for a second one that its own limit keeps away.
+        path = f"deployments/{up.deployment('run-experiment')['id']}"
+        up.api.request("PATCH", path, {"concurrency_options": {"collision_strategy": "CANCEL_NEW"}})
         run = up.trigger("run-experiment", config=long_shapes())
         up.wait_until_training(run)
         (worker,) = up.processes("prefect", "worker")

@@ -105,7 +105,8 @@ def part_targets(
     if highest > count:
         raise GeometryError(f"expected parts 1 to {count}, or {VOID} for unknown, got part {highest}")
     seen = _look_up(parts.astype(np.int64), box_xyxy, side, expansion)
-    targets: NDArray[np.float32] = (seen[None] == np.arange(1, count + 1, dtype=np.float32)[:, None, None]).astype(np.float32)
+    numbers = np.arange(1, count + 1, dtype=np.float32)[:, None, None]
+    targets: NDArray[np.float32] = (seen[None] == numbers).astype(np.float32)
     targets[:, np.isnan(seen) | (seen == 0) | (seen == VOID)] = np.nan
     return targets
 

@@ -28,6 +28,7 @@ from hypercolumns.metrics.averages import MeanOf, box_mask_iou, score_means
 from hypercolumns.metrics.part_scores import PartScores
 from hypercolumns.metrics.ranking import Summary
 from tasks.boxes.manifests import BoxEntry, BoxManifest, InstanceEntry
+from tasks.boxes.poses import COCO_KEYPOINTS, score_poses
 from tasks.boxes.predictions import BoxPrediction
 
 __all__ = ["HEADLINES", "Predictions", "describe_scores", "protocol_line", "summarise_boxes"]
@@ -113,6 +114,8 @@ def _keypoints(
             kinds.setdefault(kind, {})[own.name] = found
         poses = [_pose_image(entry, each, label, len(names)) for entry, each in zip(entries, predictions["found"], strict=True)]
         kinds.setdefault("apk", {})[own.name] = score_apk(poses, names, alphas=alphas)
+        if len(names) == COCO_KEYPOINTS:
+            kinds.setdefault("oks_ap", {})[own.name] = score_poses(manifest, entries, predictions["found"], label)
     return {kind: next(iter(each.values())) if len(each) == 1 else MeanOf(each) for kind, each in kinds.items()}
 
 

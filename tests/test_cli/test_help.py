@@ -26,6 +26,7 @@ def test_the_commands_are_those_that_are_promised():
         (),
         *((name,) for name in ("demo", "run", "plan", "predict", "pretrain-backbone")),
         *((name,) for name in ("extract", "sample", "pretrain", "train", "evaluate", "report")),
+        *((name,) for name in ("segment", "keypoints", "parts", "compare-heads", "predict-boxes")),
         *(("store",), ("store", "ls"), ("store", "info"), ("store", "du"), ("store", "verify"), ("store", "repair")),
         *(("store", "gc"), ("store", "evict"), ("store", "compact"), ("store", "at")),
         *(("runs",), ("runs", "ls"), ("runs", "show"), ("shapes",), ("shapes", "make")),

@@ -15,6 +15,7 @@ FLOWS = (
     *("nightly-retrain", "evaluate-champion", "predict-folder"),
     *("segment-instances", "predict-keypoints", "label-parts", "compare-heads"),
 )
+BOXES = FLOWS[10:]
 EXPERIMENTS = FLOWS[:7]
 CRONS = {"nightly-retrain": "30 3 * * *", "evaluate-champion": "0 5 * * 0"}
 POOL = "hypercolumns"
@@ -80,6 +81,20 @@ def test_the_forms_explain_every_parameter_and_know_choices_and_limits(deploymen
             == (definitions["HeadSpec"]["properties"]["hidden"])
         )
         assert definitions["HeadSpec"]["additionalProperties"] is False
+
+
+def test_the_forms_of_boxes_know_their_task_choices_and_limits(deployments):
+    for name in BOXES:
+        schema = deployments[name]["parameter_openapi_schema"]
+        assert set(schema["properties"]) == {"config", "workspace"}
+        definitions = schema["definitions"]
+        assert definitions["InstancesSpec"]["properties"]["kind"]["enum"][:2] == ["shapes", "coco"]
+        assert definitions["BoxEvalSpec"]["properties"]["evaluator"]["enum"] == ["coco", "sds_matlab", "sds_python"]
+        grid = definitions["BoxHeadSpec"]["properties"]["grid"]
+        assert (grid["minimum"], grid["maximum"]) == (1, 50)
+        assert definitions["BoxHeadSpec"]["additionalProperties"] is False
+    tasks = {name: deployments[name]["parameter_openapi_schema"]["properties"]["config"]["default"] for name in BOXES[:3]}
+    assert [config["task"] for config in tasks.values()] == ["segment", "keypoints", "parts"]
 
 
 def test_the_night_s_form_knows_its_choices_and_limits(deployments):

@@ -10,7 +10,7 @@ LOCK ?= requirements.lock
 WORKSPACE ?= workspace
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml $(LOCK) | cksum | cut -d' ' -f1)
 
-.PHONY: help setup demo test check lint types layers test-all real real-ablation bench bench-peers chaos lock clean
+.PHONY: help setup demo test check lint types layers test-all real real-ablation real-boxes bench bench-peers chaos lock clean
 
 help:
 	@echo "make demo           run the whole job on generated figures and print where the report is"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-all       the slow suites too"
 	@echo "make real           real photographs and weights: HYPERCOLUMNS_REAL_DATA=folder"
 	@echo "make real-ablation  what each choice buys, on real photographs"
+	@echo "make real-boxes     masks, keypoints and parts in boxes, on real photographs: HYPERCOLUMNS_REAL_DATA=folder"
 	@echo "make bench          benchmarks"
 	@echo "make bench-peers    the same job done in other ways, side by side: HYPERCOLUMNS_REAL_DATA=folder"
 	@echo "make chaos          break things on purpose, count what is lost; CASES=0.1 for a tenth of the cases, ONLY=name for one"
@@ -64,6 +65,10 @@ real: setup
 real-ablation: setup
 	@test -n "$(HYPERCOLUMNS_REAL_DATA)" || { echo "error: expected HYPERCOLUMNS_REAL_DATA=folder with data/ and weights/" >&2; exit 2; }
 	$(BIN)/python -m benchmarks.ablation --workspace $(WORKSPACE)/real
+
+real-boxes: setup
+	@test -n "$(HYPERCOLUMNS_REAL_DATA)" || { echo "error: expected HYPERCOLUMNS_REAL_DATA=folder with data/ and weights/" >&2; exit 2; }
+	$(BIN)/python -m benchmarks.real_boxes --workspace $(WORKSPACE)/real-boxes $(if $(SMALL),--small)
 
 bench: setup
 	$(BIN)/python -m benchmarks.run $(if $(ONLY),--only $(ONLY))

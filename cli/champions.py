@@ -22,12 +22,15 @@ WhyOption = Annotated[str, typer.Option("--why", help="The reason, for those who
 
 
 def register_champions(app: typer.Typer) -> None:
-    """Add `champion show`, `history`, `rollback` and `pin`."""
+    """Add `champion show`, `history`, `report`, `rollback` and `pin`."""
     champions = typer.Typer(
         help="Which model is promoted, since when and why; go back, or hold on to one.", no_args_is_help=True
     )
-    for name, function in (("show", _show), ("history", _history), ("rollback", _rollback), ("pin", _pin)):
-        champions.command(name)(function)
+    champions.command("show")(_show)
+    champions.command("history")(_history)
+    champions.command("report")(_report)
+    champions.command("rollback")(_rollback)
+    champions.command("pin")(_pin)
     app.add_typer(champions, name="champion")
 
 
@@ -62,6 +65,22 @@ def _history(
     entries = [entry for entry in reversed(view.entries) if entry.kind not in {"begun", "recovered"}][:limit]
     rows = [{"time": entry.time.isoformat(), "kind": entry.kind, **entry.data} for entry in entries]
     emit(rows, as_json, "\n".join(map(_line, entries)) or f"nothing was decided about {line} yet")
+
+
+@command
+def _report(
+    line: LineArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder for history.html and history.md.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the history as one HTML page: scores over time, classes, promotions and refusals, data, cost of each night."""
+    from tasks.champions import existing_line
+    from tasks.history import write_history_files
+
+    places = _places(workspace)
+    html, markdown = write_history_files(places, existing_line(places, line).line, out)
+    emit({"html": str(html), "markdown": str(markdown)}, as_json, str(html))
 
 
 @command

@@ -88,15 +88,17 @@ def conclude_boxes(job: BoxJob, **stages: Stage) -> BoxFlowResult:
         raise ValueError("expected a job with a run's folder, got one without; open it with recorded_box_run")
     extracted, evaluated, report = stages.get("extract"), stages.get("evaluate"), stages.get("report")
     judged = evaluated if isinstance(evaluated, BoxEvaluated) else None
-    finish_run(job.features, judged and judged.metrics, report and report.path)
+    metrics = None if judged is None else judged.metrics
+    page = None if report is None else report.path
+    finish_run(job.features, metrics, page)
     return BoxFlowResult(
         run_id=job.run_dir.name,
         run_dir=job.run_dir,
         task=job.spec.task,
-        report=report and report.path,
-        protocol=judged and judged.protocol,
-        metrics=judged and judged.metrics,
-        baselines=judged and judged.baselines,
+        report=page,
+        protocol=None if judged is None else judged.protocol,
+        metrics=metrics,
+        baselines=None if judged is None else judged.baselines,
         cache={k: v.model_dump() for k, v in extracted.cache.items()} if isinstance(extracted, Extracted) else {},
         timings={name: round(stage.seconds, 3) for name, stage in stages.items()},
         artefacts={name: stage.path for name, stage in stages.items()},

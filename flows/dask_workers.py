@@ -114,9 +114,10 @@ async def _answer(client: Client, worker: str, terms: Terms, api: str) -> list[s
     except (TimeoutError, OSError):
         return None
     answer = said.get(worker)
-    if isinstance(answer, ImportError):
-        return [f"it cannot import the code ({answer}): install the same release of hypercolumns there"]
-    return [f"it cannot be asked ({answer!r})"] if isinstance(answer, Exception) else answer
+    if isinstance(answer, Exception):
+        # As Dask tells it, mostly an ImportError in words.
+        return [f"it cannot run our code ({answer}): install the same release of hypercolumns there"]
+    return answer  # type: ignore[no-any-return]
 
 
 def _complaints(terms: Terms, api: str) -> list[str]:

@@ -35,6 +35,7 @@ from flows.stages import (
 from hypercolumns.nights import ChecksSpec, NightSpec, PromotionSpec, RetentionSpec
 from hypercolumns.specs import ExperimentSpec
 from tasks.challengers import holding_out
+from tasks.cluster import Cluster
 
 __all__ = ["nightly_retrain"]
 
@@ -50,6 +51,7 @@ def nightly_retrain(
     max_lateness_minutes: Annotated[float, Field(gt=0, le=10080)] = 120.0,
     line: Annotated[str, Field(pattern=r"^$|^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "",
     workspace: Path | None = None,
+    cluster: Cluster = Cluster(),  # noqa: B008
 ) -> State[NightResult]:
     """Retrain on what is new, and promote the new model only when it is surely better than the champion.
 
@@ -63,12 +65,13 @@ def nightly_retrain(
         max_lateness_minutes: A run that starts later than this after its scheduled time skips itself.
         line: Name of the task line whose champion is challenged; by default the experiment's name.
         workspace: Folder of stores, samples, models and runs; by default $HYPERCOLUMNS_HOME or the user's data folder.
+        cluster: Dask cluster that extraction and evaluation are spread over; by default the flow's own process does all of it.
     """
     night = NightSpec(promotion=promotion, checks=checks, retention=retention, warm_start=warm_start, from_scratch=from_scratch)
     line = line or config.name
     if (late := minutes_late()) > max_lateness_minutes:
         return _completed(came_too_late(line, late, max_lateness_minutes))
-    with recorded_run(holding_out(config, night), workspace) as job:
+    with recorded_run(holding_out(config, night), workspace, cluster) as job:
         prepared = prepare(job)
         standing = news(job, prepared, line, night)
         if standing.news is None:

@@ -22,6 +22,8 @@ from tasks.decide import decide_night, tidy_up
 from tasks.evaluate import evaluate_model
 from tasks.extract import extract_features
 from tasks.extract_together import extract_together
+from tasks.frozen import pin_frozen_set, score_champion
+from tasks.history import write_history
 from tasks.jobs import Evaluated, Extracted, Job, Prepared, Stage
 from tasks.plan import check_plan
 from tasks.prepare import prepare_dataset
@@ -33,7 +35,7 @@ from tasks.standings import find_news
 from tasks.train import train_dense
 
 __all__ = ["check", "evaluate", "extract", "prepare", "pretrain", "recorded_task", "report", "sample", "train"]
-__all__ += ["challenge", "check_night_data", "decide", "news", "tidy"]
+__all__ += ["challenge", "check_night_data", "decide", "freeze", "history", "news", "score", "tidy"]
 
 _logger = logging.getLogger("hypercolumns.flows")
 StageT = TypeVar("StageT", bound=Stage)
@@ -87,3 +89,6 @@ check_night_data = recorded_task("data checks", check_data)
 challenge = recorded_task("train", train_challenger)
 decide = recorded_task("decide", decide_night)
 tidy = recorded_task("tidy up", tidy_up)
+freeze = recorded_task("frozen set", pin_frozen_set)
+score = recorded_task("score", score_champion)
+history = recorded_task("history", write_history)

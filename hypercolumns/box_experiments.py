@@ -32,19 +32,19 @@ class BoxHeadSpec(Spec):
 class BoxTrainSpec(Spec):
     """The fit by cells, and the training end to end that follows it."""
 
-    cell_boxes: int = Field(200, ge=1, le=100_000, description="boxes of the fit by cells, and of the standardisation")
+    cell_boxes: int = Field(600, ge=1, le=100_000, description="boxes of the fit by cells, and of the standardisation")
     cell_pixels: int = Field(100, ge=1, le=10_000, description="pixels of each of these boxes, spread evenly over the cells")
-    cell_l2: float = Field(0.1, gt=0, le=1e6, description="weight of the penalty of the fit by cells")
+    cell_l2: float = Field(3.0, gt=0, le=1e6, description="weight of the penalty of the fit by cells")
     cell_iterations: int = Field(20, ge=0, le=1000, description="most steps of the fit of a cell's classifier; 0 leaves it out")
-    epochs: int = Field(4, ge=0, le=10_000, description="passes over the drawn boxes, end to end; 0 keeps the fit by cells")
+    epochs: int = Field(2, ge=0, le=10_000, description="passes over the drawn boxes, end to end; 0 keeps the fit by cells")
     batch: int = Field(16, ge=1, le=4096, description="boxes a step")
-    learning_rate: float = Field(1e-3, gt=0, le=100.0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(3e-4, gt=0, le=100.0, description="peak learning rate of AdamW")
     weight_decay: float = Field(1e-2, ge=0, le=10.0, description="decoupled weight decay")
     schedule: Literal["constant", "cosine", "one_cycle"] = Field("cosine", description="learning rate over the steps")
     patience: int = Field(0, ge=0, le=10_000, description="epochs without improvement before stopping; 0 never stops early")
     holdout: float = Field(0.1, ge=0.0, lt=1.0, description="share of the train images kept for early stopping")
     keypoint_sigma: float = Field(
-        0.05, gt=0, le=1, description="keypoints: width of the bump around a keypoint, as a share of the box's longer side"
+        0.1, gt=0, le=1, description="keypoints: width of the bump around a keypoint, as a share of the box's longer side"
     )
     hidden_keypoints: bool = Field(True, description="keypoints: learn labelled ones that are hidden, too")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of initial weights, choice and order")

@@ -171,11 +171,11 @@ class StoreCore:
         """
         while True:
             state = self.index.refresh()
+            before()
             try:
                 check_fields(body, state)
             except ValueError as error:
                 raise FormatError(f"expected a record that can be read again, got {body!r:.200} ({error})") from error
-            before()
             try:
                 self.log.append(body, state.number, state.link)
             except AlreadyPublishedError:

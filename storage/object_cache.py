@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from storage.errors import StorageError
 
@@ -47,6 +48,7 @@ class ObjectCache:
         self._max_bytes = _configured_bytes() if max_bytes is None else max_bytes
         self._added = self._max_bytes
         self._guard = threading.Lock()
+        self._fetching: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
     def find(self, name: str) -> Path | None:
         """Return an entry's file, and note that it is used; None if there is none."""
@@ -63,6 +65,11 @@ class ObjectCache:
         with contextlib.suppress(FileNotFoundError):
             return None if path is None else path.read_bytes()
         return None
+
+    def one_at_a_time(self, name: str) -> threading.Lock:
+        """Return the lock of an entry, for the threads of this process that would all fetch the same."""
+        with self._guard:
+            return self._fetching.setdefault(name, threading.Lock())
 
     def takes(self, size: int) -> bool:
         """Tell whether an entry of so many bytes would be kept at all."""

@@ -10,22 +10,21 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import AlreadyPublishedError, ObjectChangedError, ObjectStoreError
+from storage.object_errors import configured_seconds, explained, is_final, refuse_forks
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-__all__ = ["SECONDS_VARIABLE", "ObjectClient", "ObjectSeen"]
+__all__ = ["ObjectClient", "ObjectSeen"]
 
-SECONDS_VARIABLE = "HYPERCOLUMNS_S3_SECONDS"
-"""How long one request may take, and how long it is tried again after failures."""
-_SECONDS = 60.0
 _ATTEMPTS = 4
+_PIECE_BYTES = 1 << 22
 _NO_SUCH_RANGE = "416 Range Not Satisfiable"
 _LARGEST_PUT_BYTES = 5 * 10**9
 
@@ -59,8 +58,8 @@ class ObjectClient:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._process = os.getpid()
-        self._seconds = _configured_seconds()
+        refuse_forks(url)
+        self._seconds = configured_seconds()
         try:
             from obstore.store import S3Store
         except ImportError as error:
@@ -113,6 +112,19 @@ class ObjectClient:
                     raise
         seen = self.head(key)
         return b"", 0 if seen is None else seen.size
+
+    def download(self, key: str, size: int, write: Callable[[memoryview], object]) -> int:
+        """Hand an object's bytes over, piece by piece, if it has the size expected; return its size.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with self._explained("reading", key):
+            found = self._client().get(key)
+            if int(found.meta["size"]) == size:
+                for piece in found.stream(min_chunk_size=_PIECE_BYTES):
+                    write(memoryview(piece))
+            return int(found.meta["size"])
 
     def head(self, key: str) -> ObjectSeen | None:
         """Return an object's size and tag; None if there is none."""
@@ -199,7 +211,7 @@ class ObjectClient:
                     return self._tag_if_same(key, data)
                 except GenericError as error:
                     # The library does not repeat a conditional PUT of which it does not know whether it arrived; we can.
-                    if attempt + 1 == _ATTEMPTS or _is_final(error):
+                    if attempt + 1 == _ATTEMPTS or is_final(error):
                         raise
             time.sleep(random.uniform(0.1, 0.2) * 2**attempt)
         raise AssertionError("unreachable")
@@ -212,66 +224,9 @@ class ObjectClient:
             return seen.tag if self.get(key) == bytes(data) else None
         return None
 
-    # --- errors ----------------------------------------------------------------------------------------------------
-
     def _client(self) -> S3Store:
-        if os.getpid() != self._process:
-            raise ObjectStoreError(
-                f"{self.url}: opened by process {self._process}, used by its fork {os.getpid()}; the client's threads do not "
-                "cross a fork. Remedy: start processes with the method `spawn`, or open the store after the fork"
-            )
+        refuse_forks(self.url)
         return self._store
 
-    @contextlib.contextmanager
-    def _explained(self, doing: str, key: str) -> Iterator[None]:
-        """Turn the library's errors into ours; that there is no such object stays a FileNotFoundError."""
-        from obstore.exceptions import BaseError
-
-        try:
-            yield
-        except FileNotFoundError as error:
-            if "NoSuchBucket" not in str(error):
-                raise FileNotFoundError(f"{self.spell(key)}: there is no such object") from error
-            raise self._explanation(doing, key, error) from error
-        except (BaseError, ValueError) as error:
-            raise self._explanation(doing, key, error) from error
-
-    def _explanation(self, doing: str, key: str, error: Exception) -> ObjectStoreError:
-        text = str(error)
-        first = text.splitlines()[0] if text else type(error).__name__
-        remedy = next((remedy for sign, remedy in _REMEDIES if sign in text), _REMEDY)
-        return ObjectStoreError(
-            f"{self.spell(key)}: {doing} it failed: {first:.300}. Remedy: {remedy}. What was committed is safe; run the same "
-            "command again: it resumes"
-        )
-
-
-_REMEDIES = (
-    ("NoSuchBucket", "make the bucket, or name another one"),
-    ("InvalidBucketName", "name a bucket that can be one"),
-    ("URL scheme is not allowed", "an endpoint of http:// needs AWS_ALLOW_HTTP=true"),
-    ("BadScheme", "an endpoint of http:// needs AWS_ALLOW_HTTP=true"),
-    (
-        "status code: 403",
-        "see that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right and may read, list, write and delete there",
-    ),
-    ("status code: 401", "see that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right"),
-    ("169.254.169.254", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
-)
-_REMEDY = f"see that AWS_ENDPOINT_URL is right and the server is up; a slow one may need a larger {SECONDS_VARIABLE}"
-
-
-def _is_final(error: Exception) -> bool:
-    """Tell whether trying again cannot help."""
-    return any(sign in str(error) for sign, _ in _REMEDIES)
-
-
-def _configured_seconds() -> float:
-    text = os.environ.get(SECONDS_VARIABLE, "")
-    try:
-        seconds = float(text) if text else _SECONDS
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 86_400:
-        raise ObjectStoreError(f"{SECONDS_VARIABLE}: expected seconds, more than 0 and less than a day, got {text!r}")
-    return seconds
+    def _explained(self, doing: str, key: str) -> contextlib.AbstractContextManager[None]:
+        return explained(self.spell(key), doing)

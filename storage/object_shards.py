@@ -32,7 +32,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _ATTEMPTS = 5
 _NAME_DIGITS = 40
-_FETCH_BYTES = 16_000_000
 
 
 def entry_name(key: str, summary: ShardFileSummary) -> str:
@@ -188,11 +187,11 @@ class ObjectShard(ShardRows):
     def _opened_copy(self, *, fetch: bool) -> ShardFile | None:
         if self._cache is None:
             return None
-        path = self._cache.find(self._entry)
-        if path is None and fetch and self._cache.takes(self._size):
-            fetched_file = fetched(self._client, self._key, self._spec, self._cache)
-            self._cache.adopt(self._entry, fetched_file)
+        with self._cache.one_at_a_time(self._entry):
             path = self._cache.find(self._entry)
+            if path is None and fetch and self._cache.takes(self._size):
+                self._cache.adopt(self._entry, fetched(self._client, self._key, self._spec, self._cache))
+                path = self._cache.find(self._entry)
         if path is None:
             return None
         try:
@@ -248,15 +247,12 @@ def fetched(client: ObjectClient, key: str, spec: ShardSpec, cache: ObjectCache)
     Raises:
         DamagedError: it is gone, or has another size than committed.
     """
-    seen, target = client.head(key), cache.new_file()
-    if seen is None:
-        raise DamagedError(f"{client.spell(key)}: the object is gone")
-    if seen.size != spec.summary.bytes:
-        raise DamagedError(f"{client.spell(key)}: {seen.size} bytes, expected {spec.summary.bytes}")
+    target = cache.new_file()
     try:
-        with explained_disk_errors(target, seen.size), target.open("xb") as file:
-            for start in range(0, seen.size, _FETCH_BYTES):
-                file.write(client.get_range(key, start, min(_FETCH_BYTES, seen.size - start))[0])
+        with explained_disk_errors(target, spec.summary.bytes), target.open("xb") as file:
+            size = client.download(key, spec.summary.bytes, file.write)
+        if size != spec.summary.bytes:
+            raise DamagedError(f"{client.spell(key)}: {size} bytes, expected {spec.summary.bytes}")
     except FileNotFoundError as error:
         target.unlink(missing_ok=True)
         raise DamagedError(f"{client.spell(key)}: the object is gone") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from storage.errors import DamagedError, FormatError, KeyMismatchError, VersionE
 from storage.files import Files
 from storage.index_lines import LayerEntry
 from storage.layout import ROW_KEYS, VALID, StoreLayout
+from storage.leases import Lease
 from storage.publish import PARTIAL_SUFFIX
 from storage.records import Record, RecordLog
 from storage.rows_index import RowsIndex
@@ -123,9 +124,11 @@ def verify(core: StoreCore, *, deep: bool = True) -> list[Finding]:
         if state.create is None:
             return [*findings, Finding("record", None, None, (), "no record creates the store", log.name(1))]
         entries = truth.entries(truth.shards())
+        live, _ = core.leases.live_and_dead()
         # Files of superseded rows serve readers that know the rows' numbers; nobody else reads them.
-        findings += _unexpected_files(core, truth, {*entries, *truth.entries(truth.superseded())})
-        findings += _derived(core, truth)
+        findings += _unexpected_files(core, truth, live, {*entries, *truth.entries(truth.superseded())})
+        if not _goes_on(core, truth, live):
+            findings += _derived(core, truth)
     # A layer without a shape was declared by a record that is lost, which is a finding already.
     for (shard, layer), entry in sorted(item for item in entries.items() if item[0][1] in state.shapes):
         keys = truth.slot_keys(shard)
@@ -134,6 +137,14 @@ def verify(core: StoreCore, *, deep: bool = True) -> list[Finding]:
             findings += found
     truth.close()
     return findings
+
+
+def _goes_on(core: StoreCore, truth: RowsIndex, live: Sequence[Lease]) -> bool:
+    """Tell whether somebody whom the lock does not keep out writes now: then what is derived lags behind, as it may."""
+    if core.backend.remote and not live:
+        with contextlib.suppress(FormatError, KeyMismatchError):
+            return core.refresh().number != truth.state.number
+    return core.backend.remote and bool(live)
 
 
 def _still_counts(core: StoreCore, shard: int, layer: str, entry: LayerEntry) -> bool:
@@ -181,8 +192,9 @@ def _damaged_slots(file: ShardRows, entry: LayerEntry, summary: ShardFileSummary
             yield slot
 
 
-def _unexpected_files(core: StoreCore, truth: RowsIndex, counted: set[tuple[int, str]]) -> Iterator[Finding]:
-    live, _ = core.leases.live_and_dead()
+def _unexpected_files(
+    core: StoreCore, truth: RowsIndex, live: Sequence[Lease], counted: set[tuple[int, str]]
+) -> Iterator[Finding]:
     writing = {lease.name for lease in live}
     leased = {(lease.shard, layer) for lease in live for layer in lease.layers}
     for layer in truth.state.shapes:
@@ -196,8 +208,18 @@ def _unexpected_files(core: StoreCore, truth: RowsIndex, counted: set[tuple[int,
                 if name.endswith(PARTIAL_SUFFIX):
                     if parts[-2] not in writing:
                         yield Finding("partial", shard, layer, (), "an unfinished file that nobody writes", place)
-                elif (shard, layer) not in counted and (shard, layer) not in leased:
+                elif (shard, layer) not in counted | leased and not _counts_by_now(core, shard, layer):
                     yield Finding("orphan", shard, layer, (), "a file that no record counts", place)
+
+
+def _counts_by_now(core: StoreCore, shard: int | None, layer: str) -> bool:
+    """Tell whether somebody whom the lock does not keep out has committed since the records were read."""
+    if not core.backend.remote or shard is None:
+        return False
+    with contextlib.suppress(FormatError):
+        core.index.refresh()
+        return (shard, layer) in core.index.masks([shard])
+    return False
 
 
 def _derived(core: StoreCore, truth: RowsIndex) -> Iterator[Finding]:

@@ -31,9 +31,18 @@ from storage.workspace import Workspace
 from tasks.classifiers import ModelCard, load_classifier, torch_dtype
 from tasks.device import compute_device
 
-__all__ = ["Predicted", "find_images", "find_model", "output_names", "predict_images", "refuse_to_replace"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Predicted",
+    "Predictor",
+    "find_images",
+    "find_model",
+    "output_names",
+    "predict_images",
+    "refuse_to_replace",
+]
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 _OVERLAY_OPACITY = 0.5
 _LONGEST_STEM_BYTES = 200
 """File systems hold names of 255 bytes, and ours get a suffix, for a moment a long one."""
@@ -51,6 +60,32 @@ class Predicted(BaseModel):
     seconds_per_image: float | None
 
 
+class Predictor:
+    """A trained model, ready to label images that nobody has seen.
+
+    Args:
+        model_path: The model's folder.
+    """
+
+    def __init__(self, model_path: Path) -> None:
+        self._model, self.card = load_classifier(PixelConv, model_path)
+        self._model.dtype = torch_dtype(self.card.head_precision)
+        backbone = build_backbone(self.card.backbone, self.card.canvas.size_hw, precision=self.card.precision)
+        backbone.to(compute_device())
+        self._current: list[NDArray[np.uint8]] = []
+        self._source = BackboneSource(backbone, lambda _: self._current[0], [layer.name for layer in self.card.layers])
+
+    def labels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Label every pixel of an RGB image (H, W, 3) at its own size: (H, W)."""
+        card = self.card
+        self._current[:] = [fit_image(image, card.canvas, fill_rgb=card.backbone.mean_rgb)[0]]
+        return segment(self._model, self._source, 0, place((image.shape[0], image.shape[1]), card.canvas), flip=card.flip)
+
+    def mask_png(self, labels: NDArray[np.uint8]) -> bytes:
+        """Spell labels as a PNG with the classes' palette."""
+        return _encoded(_palette_mask(labels, self.card), "PNG")
+
+
 def find_images(patterns: Sequence[str]) -> list[Path]:
     """Expand files, folders and globs into images, in order, each once.
 
@@ -61,7 +96,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         path = Path(pattern).expanduser()
         if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+            matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
         elif path.is_file():
             matches = [path]
         else:
@@ -109,11 +144,7 @@ def predict_images(model_path: Path, images: Sequence[Path], out: Path, *, skip_
     """
     names = output_names(images)
     refuse_to_replace(images, names, out, (".png", ".overlay.jpg"))
-    model, card = load_classifier(PixelConv, model_path)
-    model.dtype = torch_dtype(card.head_precision)
-    backbone = build_backbone(card.backbone, card.canvas.size_hw, precision=card.precision).to(compute_device())
-    current: list[NDArray[np.uint8]] = []
-    source = BackboneSource(backbone, lambda _: current[0], [layer.name for layer in card.layers])
+    predictor = Predictor(model_path)
     masks, overlays, rejected, seconds = [], [], {}, 0.0
     for path, name in tqdm(zip(images, names, strict=True), total=len(images), unit="img", desc="predict", disable=None):
         try:
@@ -124,11 +155,10 @@ def predict_images(model_path: Path, images: Sequence[Path], out: Path, *, skip_
             rejected[str(path)] = error.reason
             continue
         start = time.perf_counter()
-        current[:] = [fit_image(image, card.canvas, fill_rgb=card.backbone.mean_rgb)[0]]
-        labels = segment(model, source, 0, place((image.shape[0], image.shape[1]), card.canvas), flip=card.flip)
+        labels = predictor.labels(image)
         seconds += time.perf_counter() - start
-        masks.append(_write_mask(out / f"{name}.png", labels, card))
-        overlays.append(_write_overlay(out / f"{name}.overlay.jpg", image, labels, card))
+        masks.append(_write_mask(out / f"{name}.png", labels, predictor.card))
+        overlays.append(_write_overlay(out / f"{name}.overlay.jpg", image, labels, predictor.card))
     return Predicted(
         model=model_path,
         masks=tuple(masks),
@@ -173,10 +203,14 @@ def _palette(card: ModelCard) -> NDArray[np.uint8]:
     return colours
 
 
-def _write_mask(path: Path, labels: NDArray[np.uint8], card: ModelCard) -> Path:
+def _palette_mask(labels: NDArray[np.uint8], card: ModelCard) -> Image.Image:
     mask = Image.fromarray(labels)
     mask.putpalette(_palette(card).tobytes())
-    return _save(path, mask, "PNG")
+    return mask
+
+
+def _write_mask(path: Path, labels: NDArray[np.uint8], card: ModelCard) -> Path:
+    return _save(path, _palette_mask(labels, card), "PNG")
 
 
 def _write_overlay(path: Path, image: NDArray[np.uint8], labels: NDArray[np.uint8], card: ModelCard) -> Path:
@@ -186,7 +220,11 @@ def _write_overlay(path: Path, image: NDArray[np.uint8], labels: NDArray[np.uint
 
 
 def _save(path: Path, image: Image.Image, kind: str) -> Path:
+    replace_bytes(path, _encoded(image, kind))
+    return path
+
+
+def _encoded(image: Image.Image, kind: str) -> bytes:
     buffer = BytesIO()
     image.save(buffer, kind)
-    replace_bytes(path, buffer.getvalue())
-    return path
+    return buffer.getvalue()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,17 +43,18 @@ class Scored(Stage):
     """A model's scores on the val split: matrices are in the folder."""
 
     class_names: tuple[str, ...]
-    metrics: dict[str, object]
+    metrics: dict[str, Any]
     protocol: str
 
 
-def score_model(job: Job, prepared: Prepared, model_key: str) -> Scored:
+def score_model(job: Job, prepared: Prepared, model_key: str, *, stored: bool = True) -> Scored:
     """Score a model of the workspace on the experiment's val split by the experiment's protocol, or find its scores.
 
     Args:
         job: The experiment: its val split, its protocol, its store.
         prepared: Its checked data set.
         model_key: The model, trained by whichever experiment.
+        stored: Whether the val images were extracted; if not, their maps are computed on the fly and not kept.
 
     Raises:
         FormatError: the model was tampered with.
@@ -75,7 +77,7 @@ def score_model(job: Job, prepared: Prepared, model_key: str) -> Scored:
         model, card = load_classifier(PixelConv, job.places.models / model_key)
         model.dtype = torch_dtype(card.head_precision)
         names = with_classes(manifest.class_names, card.class_names)
-        matrices = _matrices(job, manifest, model, card, names)
+        matrices = _matrices(job, manifest, model, card, names, stored=stored)
         with contextlib.suppress(AlreadyPublishedError):
             save_model(job.places.evaluations, key, {"matrices.model": matrices}, _describe(job, matrices, names))
     path = job.places.evaluations / key
@@ -101,7 +103,9 @@ def with_classes(class_names: Sequence[str], more: Sequence[str]) -> tuple[str, 
     return (*class_names, *(name for name in more if name not in class_names))
 
 
-def _matrices(job: Job, manifest: Manifest, model: PixelConv, card: ModelCard, names: Sequence[str]) -> NDArray[np.int64]:
+def _matrices(
+    job: Job, manifest: Manifest, model: PixelConv, card: ModelCard, names: Sequence[str], *, stored: bool
+) -> NDArray[np.int64]:
     spec = job.spec
     if spec.evaluate.protocol == "notebook" and card.canvas != spec.store.canvas:
         raise MetricError(
@@ -109,7 +113,7 @@ def _matrices(job: Job, manifest: Manifest, model: PixelConv, card: ModelCard, n
             f"{card.canvas.size_hw}; use evaluate.protocol=strict"
         )
     entries = manifest.splits[spec.dataset.val_split]
-    source = _source(job, manifest, card)
+    source = _source(job, manifest, card, stored=stored)
     labels = np.array([names.index(name) for name in card.class_names], np.uint8)
     inputs = read_ahead(range(len(entries)), lambda index: read_views(source, index, flip=spec.evaluate.flip))
     found = []
@@ -122,11 +126,11 @@ def _matrices(job: Job, manifest: Manifest, model: PixelConv, card: ModelCard, n
     return np.stack(found)
 
 
-def _source(job: Job, manifest: Manifest, card: ModelCard) -> MapSource:
+def _source(job: Job, manifest: Manifest, card: ModelCard, *, stored: bool) -> MapSource:
     """Open the maps that a model reads of the val split."""
     spec, names = job.spec, [layer.name for layer in card.layers]
     same = card.backbone.model_copy(update={"layers": spec.backbone.layers}) == spec.backbone
-    if same and card.canvas == spec.store.canvas and card.precision == spec.store.precision:
+    if stored and same and card.canvas == spec.store.canvas and card.precision == spec.store.precision:
         kept = experiment_backbone(spec).layers
         if {layer.name for layer in kept} >= set(names):
             return open_source(job, manifest, spec.dataset.val_split, passes=1).select(names)

@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from hypercolumns.errors import TrainingError
-from hypercolumns.heads import GridClassifier
 from hypercolumns.read_ahead import read_ahead
 from hypercolumns.sources import Item, MapSource
 
@@ -122,7 +121,7 @@ class BoxProblem:
         places = random.permutation(int(images.max()) + 1)[images] + random.random(len(images))
         yield from read_ahead(self._chunks(self._train[np.argsort(places, kind="stable")]), self._read)
 
-    def loss(self, model: GridClassifier, batch: _BoxBatch) -> Tensor:
+    def loss(self, model: nn.Module, batch: _BoxBatch) -> Tensor:
         """Return the mean loss over the batch's known pixels."""
         total, known = self._sums(model, batch)
         return total / max(known, 1)
@@ -132,14 +131,14 @@ class BoxProblem:
         return ", ".join(self.examples.names[number] for number in batch.numbers)
 
     @torch.inference_mode()
-    def held_out_score(self, model: GridClassifier) -> float | None:
+    def held_out_score(self, model: nn.Module) -> float | None:
         """Return the mean loss over the held-out boxes, negated: higher is better."""
         if not len(self._held_out):
             return None
         sums = [self._sums(model, batch) for batch in read_ahead(self._chunks(self._held_out), self._read)]
         return -sum(float(total) for total, _ in sums) / max(sum(known for _, known in sums), 1)
 
-    def _sums(self, model: GridClassifier, batch: _BoxBatch) -> tuple[Tensor, int]:
+    def _sums(self, model: nn.Module, batch: _BoxBatch) -> tuple[Tensor, int]:
         totals, known = [], 0
         for own in batch.classes:
             heatmaps = model(batch.maps, own.boxes, own.rows, outputs=own.outputs, edges_xyxy=own.edges)

@@ -105,7 +105,8 @@ def part_targets(
     if highest > count:
         raise GeometryError(f"expected parts 1 to {count}, or {VOID} for unknown, got part {highest}")
     seen = _look_up(parts.astype(np.int64), box_xyxy, side, expansion)
-    targets = (seen[None] == np.arange(1, count + 1, dtype=np.float32)[:, None, None]).astype(np.float32)
+    numbers = np.arange(1, count + 1, dtype=np.float32)[:, None, None]
+    targets: NDArray[np.float32] = (seen[None] == numbers).astype(np.float32)
     targets[:, np.isnan(seen) | (seen == 0) | (seen == VOID)] = np.nan
     return targets
 
@@ -114,7 +115,8 @@ def _look_up(numbers: NDArray[np.int64], box_xyxy: Box, side: int, expansion: fl
     """Return the image's numbers at the heatmap's pixels, NaN beyond the image."""
     # `box_labels` gives 0 beyond the image, so that what is in it must start at 1.
     seen = box_labels(numbers + 1, box_xyxy, side, expansion)
-    return np.where(seen == 0, np.nan, seen - 1).astype(np.float32)
+    found: NDArray[np.float32] = np.where(seen == 0, np.nan, seen - 1).astype(np.float32)
+    return found
 
 
 def _inside(columns: NDArray[np.float64], rows: NDArray[np.float64], image_hw: tuple[int, int]) -> NDArray[np.bool_]:

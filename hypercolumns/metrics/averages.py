@@ -88,7 +88,8 @@ class MeanOf:
 
 
 def _share(totals: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(totals, counts, out=np.full(totals.shape, np.nan), where=counts > 0)
+    share: NDArray[np.float64] = np.divide(totals, counts, out=np.full(totals.shape, np.nan), where=counts > 0)
+    return share
 
 
 def score_means(

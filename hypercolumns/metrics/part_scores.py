@@ -39,7 +39,8 @@ class PartScores:
 
     def summarise(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return `part_iou` (mean over classes), `part_iou/CLASS` and `part_iou/CLASS: PART` for weighted sets of images."""
-        by_class, by_part = {}, {}
+        by_class: dict[str, NDArray[np.float64]] = {}
+        by_part: dict[str, NDArray[np.float64]] = {}
         for (name, parts), matrices in zip(self.classes, self.matrices, strict=True):
             sums = np.tensordot(weights, matrices, axes=1)
             hits, truth, found = np.diagonal(sums, axis1=1, axis2=2), sums.sum(axis=2), sums.sum(axis=1)

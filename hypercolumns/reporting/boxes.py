@@ -12,7 +12,7 @@ from PIL import Image
 from hypercolumns.reporting import figures, numbers
 from hypercolumns.reporting.box_data import BoxReport, Chart, Shot, Table
 from hypercolumns.reporting.box_figures import draw_chart
-from hypercolumns.reporting.html import environment
+from hypercolumns.reporting.html import template_environment
 
 __all__ = ["render_box_html", "render_box_markdown"]
 
@@ -27,7 +27,7 @@ def render_box_html(report: BoxReport) -> str:
         HypercolumnsError: jinja2 or matplotlib, of the extra `report`, is not installed.
     """
     return (
-        environment()
+        template_environment()
         .get_template("boxes.html.j2")
         .render(
             report=report,

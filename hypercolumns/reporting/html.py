@@ -20,7 +20,7 @@ from hypercolumns.reporting.panels import panel_pictures
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["environment", "render_html"]
+__all__ = ["render_html", "template_environment"]
 
 _TEMPLATE = "report.html.j2"
 
@@ -45,7 +45,7 @@ def render_html(data: ReportData) -> str:
         HypercolumnsError: jinja2 or matplotlib, of the extra `report`, is not installed.
     """
     return (
-        environment()
+        template_environment()
         .get_template(_TEMPLATE)
         .render(
             data=data,
@@ -71,11 +71,11 @@ def comparisons(data: ReportData) -> tuple[Comparison, ...]:
     return data.comparisons or tuple(Comparison(row.name, data.headline.value - row.mean_iu) for row in others)
 
 
-def environment() -> Environment:
-    """Return what finds and fills the templates.
+def template_environment() -> Environment:
+    """Return what fills templates in: everything is escaped, numbers are written for people.
 
     Raises:
-        HypercolumnsError: jinja2 is not installed.
+        HypercolumnsError: jinja2, of the extra `report`, is not installed.
     """
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined

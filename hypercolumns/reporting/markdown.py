@@ -12,7 +12,7 @@ from hypercolumns.reporting import figures, numbers
 from hypercolumns.reporting.data import Panel, ReportData
 from hypercolumns.reporting.panels import panel_strip
 
-__all__ = ["render_markdown"]
+__all__ = ["plain_text", "render_markdown"]
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~])")
 
@@ -26,12 +26,19 @@ def render_markdown(data: ReportData) -> str:
     Raises:
         HypercolumnsError: matplotlib, of the extra `report`, is not installed.
     """
-    parts = [f"# {_text(data.title)}", _headline(data), *_warnings(data), _table(data), *_class_figure(data), *_picture(data)]
-    return "\n\n".join([*parts, f"Run {_text(data.run_id)}, {_text(data.date)}"]) + "\n"
+    parts = [
+        f"# {plain_text(data.title)}",
+        _headline(data),
+        *_warnings(data),
+        _table(data),
+        *_class_figure(data),
+        *_picture(data),
+    ]
+    return "\n\n".join([*parts, f"Run {plain_text(data.run_id)}, {plain_text(data.date)}"]) + "\n"
 
 
-def _text(value: str) -> str:
-    """Escape for markdown and for the HTML inside it, on one line."""
+def plain_text(value: str) -> str:
+    """Escape a text for markdown and for the HTML inside it, on one line."""
     return _SPECIAL.sub(r"\\\1", html.escape(" ".join(value.split()), quote=False))
 
 
@@ -41,13 +48,13 @@ def _headline(data: ReportData) -> str:
     if headline.interval:
         sure = f"{100 * headline.confidence:g} % interval {numbers.interval(headline.interval)}"
     return (
-        f"**{numbers.percent(headline.value)} {_text(headline.metric)}** ({sure}, {headline.images} images, "
-        f"{_text(headline.model)})\n\n{_text(headline.protocol)}"
+        f"**{numbers.percent(headline.value)} {plain_text(headline.metric)}** ({sure}, {headline.images} images, "
+        f"{plain_text(headline.model)})\n\n{plain_text(headline.protocol)}"
     )
 
 
 def _warnings(data: ReportData) -> list[str]:
-    return ["\n".join(f"> ⚠ {_text(text)}" for text in data.warnings)] if data.warnings else []
+    return ["\n".join(f"> ⚠ {plain_text(text)}" for text in data.warnings)] if data.warnings else []
 
 
 def _table(data: ReportData) -> str:
@@ -58,7 +65,7 @@ def _table(data: ReportData) -> str:
     for row in data.rows:
         shares = (row.pixel_accuracy, row.mean_accuracy, row.frequency_weighted_iu)
         cells = (numbers.percent(row.mean_iu), numbers.interval(row.interval), *map(numbers.percent, shares))
-        name = f"**{_text(row.name)}**" if row.kind == "model" else _text(row.name)
+        name = f"**{plain_text(row.name)}**" if row.kind == "model" else plain_text(row.name)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -76,7 +83,5 @@ def _picture(data: ReportData) -> list[str]:
         return []
     title, panel = panels[0]
     uri = figures.data_uri(panel_strip(panel, data.palette), "image/jpeg")
-    caption = (
-        f"{_text(title)}: {numbers.percent(panel.mean_iu)} mean IU, {_text(panel.image_id)} (image, truth, prediction, error)"
-    )
-    return [f"![image, truth, prediction, error]({uri})", caption]
+    what = f"{numbers.percent(panel.mean_iu)} mean IU, {plain_text(panel.image_id)} (image, truth, prediction, error)"
+    return [f"![image, truth, prediction, error]({uri})", f"{plain_text(title)}: {what}"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -137,8 +138,7 @@ def _manifest(
     for split, found in detections.items():
         images = dataset.split(split)
         with ThreadPoolExecutor(_THREADS) as executor:
-            read = executor.map(lambda pair, d=found: _entry(spec, dataset, *pair, d), zip(images, shas[split], strict=True))
-            entries = list(read)
+            entries = list(executor.map(partial(_entry, spec, dataset, found), images, shas[split]))
         problems += [entry for entry in entries if isinstance(entry, str)]
         splits[split] = tuple(entry for entry in entries if isinstance(entry, BoxEntry))
     if problems:
@@ -167,7 +167,7 @@ def _class(found: InstanceClass) -> ClassEntry:
 
 
 def _entry(
-    spec: InstancesSpec, dataset: InstanceDataset, image: AnnotatedImage, sha: str, detections: Mapping[str, Detections]
+    spec: InstancesSpec, dataset: InstanceDataset, detections: Mapping[str, Detections], image: AnnotatedImage, sha: str
 ) -> BoxEntry | str:
     """Read an image and everything of its objects; what is wrong with it is returned, not raised: all are to be named."""
     try:

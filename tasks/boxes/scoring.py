@@ -28,6 +28,7 @@ from hypercolumns.metrics.averages import MeanOf, box_mask_iou, score_means
 from hypercolumns.metrics.part_scores import PartScores
 from hypercolumns.metrics.ranking import Summary
 from tasks.boxes.manifests import BoxEntry, BoxManifest, InstanceEntry
+from tasks.boxes.poses import COCO_KEYPOINTS, score_poses
 from tasks.boxes.predictions import BoxPrediction
 
 __all__ = ["HEADLINES", "Predictions", "describe_scores", "protocol_line", "summarise_boxes"]
@@ -70,12 +71,12 @@ def _segment(
             if each.source >= 0 and entry.instances[each.source].mask is not None:
                 window = pixel_slices(np.array(each.box_xyxy), hw)
                 overlaps.append((box_mask_iou(mask, entry.instances[each.source].mask_array(hw), window), each.label, number))
-    values, labels, images = (np.array(part) for part in zip(*overlaps, strict=True)) if overlaps else (np.empty(0),) * 3
+    values, owners, images = (np.array(part) for part in zip(*overlaps, strict=True)) if overlaps else [np.empty(0)] * 3
     names, rule = manifest.class_names, spec.evaluate.evaluator
     return {
         "ap_r": score_instances(regions, names, thresholds=VOLUME, evaluator=rule),
         "ap_b": score_instances(boxes, names, thresholds=(0.5, 0.7), evaluator=rule),
-        "mask_iou": score_means("mask_iou", values, labels.astype(np.int64), images.astype(np.int64), len(entries), names),
+        "mask_iou": score_means("mask_iou", values, owners.astype(np.int64), images.astype(np.int64), len(entries), names),
     }
 
 
@@ -113,6 +114,8 @@ def _keypoints(
             kinds.setdefault(kind, {})[own.name] = found
         poses = [_pose_image(entry, each, label, len(names)) for entry, each in zip(entries, predictions["found"], strict=True)]
         kinds.setdefault("apk", {})[own.name] = score_apk(poses, names, alphas=alphas)
+        if len(names) == COCO_KEYPOINTS:
+            kinds.setdefault("oks_ap", {})[own.name] = score_poses(manifest, entries, predictions["found"], label)
     return {kind: next(iter(each.values())) if len(each) == 1 else MeanOf(each) for kind, each in kinds.items()}
 
 

@@ -94,6 +94,18 @@ def test_a_rollback_brings_the_former_champion_back(call, places, finished):
     assert (further.code, "expected 1 to 0 steps back" in further.err) == (1, True)
 
 
+def test_the_history_is_written_as_a_page(call, places, finished, tmp_path):
+    assert call("report", LINE, "--out", tmp_path / "out").code == 2
+    assert not (tmp_path / "out").exists()
+    call("pin", LINE, finished.run_id, "--why", "the fair")
+    written = call("report", LINE, "--out", tmp_path / "out", "--json")
+    assert written.code == 0, written.err
+    assert written.last == {
+        name: str(tmp_path / "out" / f"history.{end}") for name, end in (("html", "html"), ("markdown", "md"))
+    }
+    assert "the fair" in (tmp_path / "out" / "history.html").read_text(encoding="utf-8")
+
+
 def test_a_line_of_notes_alone_has_no_champion_yet(call, places):
     note(places, LINE, "kept", {"decision": {"reasons": ["pinned"]}})
     assert call("show", LINE).out == "weeds: no champion yet\n"

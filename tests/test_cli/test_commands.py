@@ -98,6 +98,13 @@ def test_shapes_are_made_and_counted(hypercolumns, tmp_path, images):
     assert hypercolumns("shapes", "make", tmp_path / "small", "--size", 3).code == 2
 
 
+def test_crowded_shapes_are_made_and_unknown_scenery_is_refused(hypercolumns, tmp_path):
+    arguments = ("shapes", "make", tmp_path / "figures", "--images", 2, "--size", 64, "--scenery")
+    assert hypercolumns(*arguments, "crowded").code == 0
+    assert "totem" in (tmp_path / "figures" / "classes.txt").read_text()
+    assert hypercolumns(*arguments, "empty").code == 2
+
+
 def test_pretrain_backbone_passes_its_options_on_and_writes_a_card(hypercolumns, tmp_path, monkeypatch):
     from hypercolumns import pretraining
 

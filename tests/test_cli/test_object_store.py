@@ -81,6 +81,24 @@ def test_damage_is_named_and_repair_extracts_exactly_that_again(bucket, at_the_b
     assert hypercolumns("store", "verify", *here).code == 0
 
 
+def test_gc_clears_up_after_a_writer_that_died(bucket, at_the_bucket, hypercolumns, data):
+    from storage.features import FeatureStore
+    from storage.leases import Lease, Owner
+
+    core = FeatureStore.open(extract_only(tiny_spec(data), at_the_bucket).path).core
+    gone = Owner(Owner.me().machine, 2**22 + 1, "0")
+    lease = Lease(7, (LAYERS[0],), (0,), ("somebody:identity",), core.clock() + 100, gone)
+    core.leases.grant(lease)
+    partial = core.layout.shard(LAYERS[0], 7).with_name(f"c.7.0.0.0.{lease.name}.partial")
+    partial.write_bytes(b"half a shard")
+    swept = hypercolumns("store", "gc", "--yes", "--workspace", at_the_bucket)
+    assert swept.code == 0
+    assert partial.name in swept.out
+    assert not partial.exists()
+    assert bucket.keys("/leases/") == []
+    assert hypercolumns("store", "verify", "--workspace", at_the_bucket).code == 0
+
+
 def test_where_stores_lie_is_said_kept_and_changed_back(bucket, at_the_bucket, hypercolumns, data, monkeypatch, tmp_path):
     here = ("--workspace", at_the_bucket)
     assert bucket.url in hypercolumns("store", "at", *here).out

@@ -12,10 +12,12 @@ from tests.pipeline_factory import REPOSITORY, started, tiny_spec
 FLOWS = (
     *("run-experiment", "extract-features", "sample-pixels", "pretrain-classifier"),
     *("train-dense", "evaluate-model", "write-report"),
-    *("nightly-retrain",),
+    *("nightly-retrain", "evaluate-champion", "predict-folder"),
+    *("segment-instances", "predict-keypoints", "label-parts", "compare-heads"),
 )
+BOXES = FLOWS[10:]
 EXPERIMENTS = FLOWS[:7]
-SCHEDULES = {"nightly-retrain": ("every-night", "30 3 * * *")}
+CRONS = {"nightly-retrain": "30 3 * * *", "evaluate-champion": "0 5 * * 0"}
 POOL = "hypercolumns"
 
 
@@ -38,12 +40,15 @@ def test_every_flow_is_deployed_from_its_module_into_the_pool(deployments):
         assert found["description"]
         assert found["enforce_parameter_schema"] is True
         assert found["global_concurrency_limit"]["limit"] == 1
-        schedules = [(each["slug"], each["schedule"]["cron"]) for each in found["schedules"]]
-        assert schedules == ([SCHEDULES[name]] if name in SCHEDULES else [])
+        crons = [each["schedule"]["cron"] for each in found["schedules"] if "cron" in each["schedule"]]
+        assert crons == ([CRONS[name]] if name in CRONS else [])
+        assert all(cron.split()[1] != "2" for cron in crons), "an hour that daylight saving repeats or leaves out"
         for each in found["schedules"]:
-            assert (each["active"], each["schedule"]["timezone"]) == (False, "Etc/UTC"), "nobody retrains on generated figures"
-            assert found["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
-            assert each["schedule"]["cron"].split()[1] != "2", "an hour that daylight saving repeats or leaves out"
+            assert each["slug"]
+            assert not each["active"], "nobody retrains on generated figures"
+            assert "cron" not in each["schedule"] or each["schedule"]["timezone"] == "Etc/UTC"
+        overlap = (found["concurrency_options"] or {}).get("collision_strategy")
+        assert overlap == ("CANCEL_NEW" if name in {"nightly-retrain", "predict-folder"} else None)
 
 
 def test_the_file_itself_names_no_deployment_twice_and_sets_no_parameter_to_null():
@@ -59,7 +64,7 @@ def test_the_forms_explain_every_parameter_and_know_choices_and_limits(deploymen
         assert (set(schema["properties"]) == {"config", "workspace", "cluster"}) == (name in EXPERIMENTS), name
         assert all(parameter["description"] for parameter in schema["properties"].values()), name
         assert not schema.get("required"), "a form that can be sent as it is"
-        definitions = schema["definitions"]
+        definitions = schema.get("definitions", {})
         unexplained = [
             f"{section}.{field}"
             for section, definition in definitions.items()
@@ -76,6 +81,20 @@ def test_the_forms_explain_every_parameter_and_know_choices_and_limits(deploymen
             == (definitions["HeadSpec"]["properties"]["hidden"])
         )
         assert definitions["HeadSpec"]["additionalProperties"] is False
+
+
+def test_the_forms_of_boxes_know_their_task_choices_and_limits(deployments):
+    for name in BOXES:
+        schema = deployments[name]["parameter_openapi_schema"]
+        assert set(schema["properties"]) == {"config", "workspace"}
+        definitions = schema["definitions"]
+        assert definitions["InstancesSpec"]["properties"]["kind"]["enum"][:2] == ["shapes", "coco"]
+        assert definitions["BoxEvalSpec"]["properties"]["evaluator"]["enum"] == ["coco", "sds_matlab", "sds_python"]
+        grid = definitions["BoxHeadSpec"]["properties"]["grid"]
+        assert (grid["minimum"], grid["maximum"]) == (1, 50)
+        assert definitions["BoxHeadSpec"]["additionalProperties"] is False
+    tasks = {name: deployments[name]["parameter_openapi_schema"]["properties"]["config"]["default"] for name in BOXES[:3]}
+    assert [config["task"] for config in tasks.values()] == ["segment", "keypoints", "parts"]
 
 
 def test_the_night_s_form_knows_its_choices_and_limits(deployments):

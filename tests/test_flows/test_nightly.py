@@ -1,6 +1,7 @@
 """Nights against a real server: what is trained, what is promoted and refused, and what Prefect is told."""
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 from hypercolumns.errors import DatasetError, SpecError
+from hypercolumns.metrics.promotion import decide
 from hypercolumns.nights import ChecksSpec, PromotionSpec, RetentionSpec
-from storage.champions import read_line, rollback
+from storage.champions import pin, read_line, rollback
+from storage.errors import ChampionChangedError
 from storage.runs import list_runs, read_run
 from storage.workspace import Workspace
 from tests.factories import make_image, make_mask, save_image, save_mask, write_folder
@@ -224,6 +227,45 @@ def test_data_that_a_check_stops_train_nothing_and_the_run_says_why(team):
     newest = list_runs(team.places.runs)[0]
     assert (newest.status, "checks.class_vanished" in newest.reason) == ("failed", True)
     assert [entry.kind for entry in read_line(team.places, "weeds").entries] == ["begun", "promoted"]
+
+
+def test_a_night_that_ended_before_its_decision_is_made_up_for_by_the_next_one(team, monkeypatch):
+    def killed(*arguments, **options):
+        raise RuntimeError("power went")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.decide.record_decision", killed)
+        with pytest.raises(RuntimeError, match="power went"):
+            quick(team)
+    before = team.models()
+    assert read_line(team.places, "weeds").model is None
+    made_up = quick(team)
+    assert (made_up.status, made_up.images_extracted) == ("promoted", 0)
+    assert team.models() == before
+    assert made_up.challenger in before
+
+
+def test_a_champion_that_changed_meanwhile_is_not_replaced_and_the_next_night_decides_anew(team, monkeypatch):
+    from tasks import promote as promoting
+
+    first = quick(team, warm_start=False)
+    team.label(RIGHT | {DISC: BOX})
+    meanwhile = promoting.promote
+
+    def somebody_pinned_it(places, line, champion, decision, **options):
+        pin(places, line, None, who="ada", why="the fair", expected=first.challenger)
+        return meanwhile(places, line, champion, decision, **options)
+
+    eager = PromotionSpec(min_images=2, min_gain=0.0, max_class_drop=1.0, resamples=100)
+    with monkeypatch.context() as patch:
+        patch.setattr(promoting, "decide", lambda *arguments: replace(decide(*arguments), promote=True))
+        patch.setattr(promoting, "promote", somebody_pinned_it)
+        with pytest.raises(ChampionChangedError, match="pinned"):
+            quick(team, warm_start=False, promotion=eager)
+    assert read_line(team.places, "weeds").model == first.challenger
+    again = quick(team, warm_start=False, promotion=eager)
+    assert again.status == "kept"
+    assert "the champion is pinned" in again.message
 
 
 def test_a_line_may_have_another_name_than_the_experiment(team):

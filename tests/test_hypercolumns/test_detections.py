@@ -242,6 +242,14 @@ def test_wrong_detectors_and_weights_are_refused(weights: Path, tmp_path: Path) 
         build(detector_spec(damaged))
 
 
+def test_a_detector_that_gives_no_numbers_is_refused(weights: Path) -> None:
+    detector = TorchvisionDetector(detector_spec(weights), ("cat",))
+    broken = {"boxes": torch.full((1, 4), torch.nan), "scores": torch.ones(1), "labels": torch.ones(1, dtype=torch.int64)}
+    detector._model = lambda pictures: [broken]
+    with pytest.raises(BackboneError, match="expected finite boxes and scores from the detector, got others"):
+        detector(noise())
+
+
 # --- written results
 
 

@@ -14,6 +14,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from hypercolumns.box_specs import InstancesSpec
 from hypercolumns.datasets.instances import InstanceDataset, check_instances, open_instances
 from hypercolumns.errors import DatasetError, MaskError
 from tests.factories import save_image
@@ -231,6 +232,22 @@ def test_a_wrong_image_record_is_refused_or_left_out_with_its_instances(tmp_path
         assert [image.number for image in opened(root, on_bad_record="skip").split("train")] == [9]
 
 
+def test_an_image_folder_that_leads_out_of_the_root_is_refused_once(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "set")
+    (root / "JPEGImages").rename(tmp_path / "elsewhere")
+    (root / "JPEGImages").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match=r"^[^;]*JPEGImages: leads to .*elsewhere, outside the data set's folder"):
+        opened(root, on_bad_record="skip")
+
+
+def test_images_in_inner_folders_are_found_and_named_by_them(tmp_path: Path) -> None:
+    data = coco_data()
+    data["images"][0]["file_name"] = "inner/train_a.jpg"
+    root = write_coco(tmp_path, train=data)
+    save_image(root / "JPEGImages" / "inner" / "train_a.jpg", noise())
+    assert [image.key for image in opened(root).split("train")] == ["inner/train_a", "train_b"]
+
+
 def test_an_image_that_is_none_is_named(tmp_path: Path) -> None:
     root = write_coco(tmp_path)
     (root / "JPEGImages" / "train_a.jpg").write_bytes(b"no image")
@@ -311,7 +328,7 @@ def test_a_missing_binary_or_special_annotation_file_is_named(tmp_path: Path) ->
     with pytest.raises(DatasetError, match=r"instances_train.json: expected a JSON file, got No such file"):
         opened(root)
     os.mkfifo(path)
-    with pytest.raises(DatasetError, match="expected a JSON file of at most"):
+    with pytest.raises(DatasetError, match="expected a JSON file, got no regular file"):
         opened(root)
 
 
@@ -339,6 +356,25 @@ def test_the_check_reads_every_image_and_mask_and_names_what_is_wrong(tmp_path: 
     assert [each.image_id for each in check_instances(dataset, ("train",))] == ["train_b"]
     save_image(path, noise(3, (10, 10)))
     assert "as when it was listed, got (10, 10)" in check_instances(dataset, ("train",))[0].reason
+
+
+@pytest.mark.real
+@pytest.mark.skipif("HYPERCOLUMNS_REAL_DATA" not in os.environ, reason="HYPERCOLUMNS_REAL_DATA is not set")
+def test_real_masks_in_voc_s_layout_are_those_of_the_annotations_they_were_made_from() -> None:
+    root = Path(os.environ["HYPERCOLUMNS_REAL_DATA"]) / "data" / "coco_mini"
+    voc = open_instances(InstancesSpec(kind="voc", root=str(root)))
+    assert [len(voc.split(split)) for split in ("train", "val")] == [245, 154]
+    coco = {image.key: image for image in opened(root).split("val")}
+    overlaps = []
+    for image in voc.split("val"):
+        masks = [each.mask(image.image_hw) for each in coco[image.key].instances if each.mask is not None and not each.crowd]
+        for instance in image.instances:
+            assert instance.mask is not None
+            own = instance.mask(image.image_hw)
+            overlaps.append(max((own & mask).sum() / (own | mask).sum() for mask in masks))
+    # Where objects overlap, one number can only be one's.
+    assert np.median(overlaps) == 1
+    assert np.mean(overlaps) > 0.9
 
 
 @pytest.mark.real

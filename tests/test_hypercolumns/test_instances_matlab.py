@@ -115,7 +115,7 @@ def test_other_variables_missing_files_and_missing_scipy_are_named(tmp_path: Pat
     with pytest.raises(DatasetError, match="expected a MATLAB file, got No such file"):
         open_voc(root, "sbd", image_folder="img")
     path.mkdir()
-    with pytest.raises(DatasetError, match="or no file"):
+    with pytest.raises(DatasetError, match="expected a MATLAB file, got no regular file"):
         open_voc(root, "sbd", image_folder="img")
 
     def missing(name: str) -> Any:
@@ -193,6 +193,12 @@ def test_parts_are_grouped_as_the_spec_says(tmp_path: Path) -> None:
         open_voc(root, "pascal_part", annotation_root=str(tmp_path / "parts"), part_groups={"unicorn": {}})
     none = open_voc(root, "pascal_part", annotation_root=str(tmp_path / "parts"), part_groups={"cat": {"head": ("head",)}})
     assert [each.parts for each in train_instances(none)] == [None, None]
+
+
+def test_more_parts_than_labels_can_tell_are_refused(tmp_path: Path) -> None:
+    groups = {"dog": {f"part {number}": ("head",) for number in range(255)}}
+    with pytest.raises(DatasetError, match="class dog: expected at most 254 parts, got 255"):
+        open_voc(write_parts(tmp_path), "pascal_part", part_groups=groups)
 
 
 def test_wrong_parts_are_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hypercolumns.datasets.instances import check_instances
+from hypercolumns.datasets.instances.xml_files import read_xml_file
 from hypercolumns.errors import DatasetError
 from tests.factories import save_mask
 from tests.instances_factory import (
@@ -153,6 +154,17 @@ def test_hostile_and_damaged_xml_is_refused(tmp_path: Path, text: str, reason: s
     (root / "Annotations" / "2007_train.xml").write_text(text)
     with pytest.raises(DatasetError, match=f"2007_train.xml.*{reason}"):
         open_voc(root)
+
+
+def test_missing_large_and_special_xml_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"a.xml: expected an XML file, got No such file"):
+        read_xml_file(tmp_path / "a.xml")
+    with pytest.raises(DatasetError, match="expected an XML file, got no regular file"):
+        read_xml_file(tmp_path)
+    with (tmp_path / "b.xml").open("wb") as file:
+        file.truncate((16 << 20) + 1)
+    with pytest.raises(DatasetError, match=r"b.xml: expected an XML file of at most"):
+        read_xml_file(tmp_path / "b.xml")
 
 
 def write_keypoints(

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from storage.champions import Champion, promote
 from storage.checkpoints import save_checkpoint
+from storage.ledger import opened_ledger
 from storage.models import save_model
 from storage.publish import publish_bytes, replace_bytes
 from storage.runs import append, create_run
@@ -30,7 +31,14 @@ def samples(folder):
             writer.append(np.full((700, 3000), row), np.full(700, row), np.full(700, row), np.zeros((700, 2)))
 
 
+def predict(folder):
+    with opened_ledger(folder) as ledger:
+        if "a" * 64 not in ledger.lines:
+            ledger.predicted("a" * 64, "image.png", "model", "image.aaaa.png", b"whole" * 1000)
+
+
 WORKS = {
+    "predict": predict,
     "publish": lambda folder: publish_bytes(folder / "deep" / "file", b"whole" * 1000),
     "replace": lambda folder: replace_bytes(folder / "pointer", b"new"),
     "samples": samples,

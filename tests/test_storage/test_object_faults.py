@@ -15,12 +15,13 @@ from storage.compaction import compact_store
 from storage.core import StoreCore
 from storage.errors import DamagedError, FormatError, LeaseLostError, ObjectStoreError, StorageError
 from storage.eviction import evict
-from storage.features import Busy, FeatureStore
+from storage.features import Busy, FeatureStore, ShardWriter
 from storage.layout import StoreLayout
 from storage.leases import Lease, Owner
 from storage.leftovers import remove_strays
 from storage.mending import mend
 from storage.places import mirror_of
+from storage.records import RecordLog
 from storage.workspace import Workspace
 
 work = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("extracting.py"))))
@@ -183,6 +184,59 @@ def test_an_object_that_no_record_counts_is_named_and_removed_or_written_over(bu
     work.extract(store, KEYS)
     assert store.verify() == []
     is_right(store)
+
+
+def test_nothing_is_found_that_others_are_about_to_put_right(bucket, root, fresh, monkeypatch):
+    store, other = work.opened(root), fresh()
+    work.extract(other, KEYS[:4])
+    writer = other.claim(tuple(KEYS), work.LAYERS)
+    work.fill(writer)
+    assert store.refresh() is None
+    second = other.claim(tuple(work.keys_of(0, 12)), work.LAYERS)
+    assert isinstance(second, ShardWriter)
+    assert store.verify() == [], "somebody writes: documents may lag behind"
+    live_and_dead = store.core.leases.live_and_dead
+
+    def committed_meanwhile():
+        monkeypatch.setattr(store.core.leases, "live_and_dead", live_and_dead)
+        work.fill(second)
+        return live_and_dead()
+
+    monkeypatch.setattr(store.core.leases, "live_and_dead", committed_meanwhile)
+    assert store.verify() == [], "what was committed since the records were read is no orphan"
+    assert work.extract(other, work.keys_of(0, 12)) == []
+    assert store.verify() == []
+
+
+def test_two_who_declare_different_layers_at_once_agree_on_the_size_of_shards(bucket, tmp_path, monkeypatch):
+    here, there = (FeatureStore.create_or_open(bucket.mirror(tmp_path / name), {"made": "at once"}) for name in ("a", "b"))
+    append = here.core.log.append
+
+    def after_the_other(body, number, link):
+        monkeypatch.setattr(here.core.log, "append", append)
+        there.declare_layers({"large": (100, 100, 256)})
+        return append(body, number, link)
+
+    monkeypatch.setattr(here.core.log, "append", after_the_other)
+    here.declare_layers({"small": (10, 10, 8), "large": (100, 100, 256)})
+    there.refresh()
+    assert here.layers == there.layers == {"large": (100, 100, 256), "small": (10, 10, 8)}
+    assert here.shard_images == there.shard_images
+
+
+def test_two_who_create_a_store_at_once_create_one(bucket, tmp_path, monkeypatch):
+    there = []
+
+    def first(self, body, number, link):
+        monkeypatch.setattr(RecordLog, "append", append)
+        there.append(FeatureStore.create_or_open(bucket.mirror(tmp_path / "b"), {"made": "at once"}, recorded={"machine": "b"}))
+        return self.append(body, number, link)
+
+    append = RecordLog.append
+    monkeypatch.setattr(RecordLog, "append", first)
+    here = FeatureStore.create_or_open(bucket.mirror(tmp_path / "a"), {"made": "at once"}, recorded={"machine": "a"})
+    assert here.record_count == there[0].record_count == 1
+    assert here.info()["recorded"] == {"machine": "b"}
 
 
 # --- leases --------------------------------------------------------------------------------------------------------
@@ -423,14 +477,15 @@ def test_a_mirror_that_does_not_say_of_what_is_refused(tmp_path):
         work.opened(tmp_path)
 
 
-def test_a_fork_is_refused_instead_of_hanging(bucket, root):
+@pytest.mark.parametrize("use", ["the parent's store", "a store of its own"])
+def test_a_fork_is_refused_instead_of_hanging(bucket, root, use):
     store = work.opened(root)
     work.extract(store, KEYS[:4])
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            store.refresh()
+            store.refresh() if use == "the parent's store" else FeatureStore.open(store.path)
         except ObjectStoreError as error:
             os.write(writing, str(error).encode())
         os._exit(0)

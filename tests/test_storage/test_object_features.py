@@ -1,6 +1,7 @@
 """A feature store in an object store: it does what one on a disk does, with the same bytes."""
 
 import runpy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -140,6 +141,18 @@ def test_whoever_reads_all_of_it_again_and_again_fetches_each_shard_once(bucket,
             np.testing.assert_array_equal(reader.read(A, [row]), expected([key], A))
     gets = [line for line in bucket.requests() if line.startswith("GET") and f"{A}/c." in line]
     assert len(gets) == 2, "two shards"
+
+
+def test_threads_that_want_the_same_shard_fetch_it_once(bucket, root, tmp_path):
+    keys = work.keys_of(0, 8)
+    work.extract(work.opened(root), keys)
+    store = work.opened(bucket.mirror(tmp_path / "elsewhere"))
+    rows, reader = store.rows(keys, (A,)), store.reader((A,), keep_cached=True)
+    bucket.requests()
+    with bucket.faults(delay=0.2, methods=["GET"]), ThreadPoolExecutor(8) as executor:
+        found = list(executor.map(lambda row: reader.read(A, [row])[0], rows))
+    np.testing.assert_array_equal(np.stack(found), expected(keys, A))
+    assert len([line for line in bucket.requests() if line.startswith("GET") and f"{A}/c." in line]) == 2
 
 
 def test_what_was_written_here_is_read_without_a_request(bucket, root):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from storage.errors import FormatError, RowsMissingError, VersionError
 from storage.features import FeatureStore
@@ -21,6 +22,8 @@ from tasks.repair import plan_repair, repair_store
 from tasks.sample import sample_pixels
 from tasks.train import train_dense
 from tests.pipeline_factory import LAYERS, extract_only, tiny_spec
+
+CPU = torch.device("cpu")
 
 
 def run_recorded(spec, workspace, swept=lambda job: None):
@@ -103,7 +106,7 @@ def stored_by_others(spec, workspace, dtype, change, recorded=None):
     maps = {name: right.reader([name]).read(name, right.rows(keys, [name])).astype(np.float32) for name in LAYERS}
     fields, shapes = right.key_fields, right.layers
     extracted.path.rename(workspace / "aside")
-    other = FeatureStore.create_or_open(workspace / "stores", fields, dtype=dtype, recorded=recorded or computed_by())
+    other = FeatureStore.create_or_open(workspace / "stores", fields, dtype=dtype, recorded=recorded or computed_by(CPU))
     other.declare_layers(shapes)
     with other.claim(keys, LAYERS) as writer:
         writer.write(0, {name: change(values) for name, values in maps.items()})
@@ -124,7 +127,7 @@ def test_maps_that_drifted_are_a_defect_where_bytes_are_expected_to_be_the_same(
 
 
 def test_maps_that_drifted_under_another_version_are_reported_and_no_defect(data, workspace):
-    elsewhere = {**computed_by(), "torch": "1.0", "threads": 96}
+    elsewhere = {**computed_by(torch.device("cpu")), "torch": "1.0", "threads": 96}
     job, prepared = stored_by_others(tiny_spec(data), workspace, "float16", lambda values: values * 1.02, elsewhere)
     drift = measure_drift(job, prepared, 2)
     assert not drift.is_defect

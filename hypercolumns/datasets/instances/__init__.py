@@ -14,6 +14,7 @@ from hypercolumns.datasets.instances.base import (
 from hypercolumns.datasets.instances.checking import check_instances
 from hypercolumns.datasets.instances.detecting import open_detections, results_path
 from hypercolumns.datasets.instances.detections import Detections, suppressed
+from hypercolumns.datasets.instances.detectors import TorchvisionDetector, weights_path
 from hypercolumns.datasets.instances.jitter import jittered_detections
 from hypercolumns.datasets.instances.opening import open_instances
 from hypercolumns.datasets.instances.results import (
@@ -35,6 +36,7 @@ __all__ = [
     "LazyParts",
     "PartScheme",
     "RejectedRecord",
+    "TorchvisionDetector",
     "box_result",
     "check_instances",
     "jittered_detections",
@@ -45,5 +47,6 @@ __all__ = [
     "read_detections",
     "results_path",
     "suppressed",
+    "weights_path",
     "write_object_png",
 ]

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from hypercolumns.box_specs import InstancesSpec
 from hypercolumns.datasets.instances.base import Instance, InstanceClass, KeypointScheme
-from hypercolumns.datasets.instances.records import ImageFinder, Ledger, checked_box, checked_keypoints, mirrored
+from hypercolumns.datasets.instances.files import FileFinder
+from hypercolumns.datasets.instances.records import Ledger, checked_box, checked_keypoints, mirrored
 from hypercolumns.datasets.instances.voc import NumberedMask, object_masks
 from hypercolumns.datasets.instances.voc_layout import ReadSplit, VocImage, VocLayout, wanted_splits
 from hypercolumns.datasets.instances.xml_files import child_text, number_of, read_xml_file
@@ -57,7 +58,7 @@ def read_berkeley(root: Path, spec: InstancesSpec, ledger: Ledger) -> tuple[tupl
         by_image.setdefault(file.image, []).append(file)
     everything = [file for files in by_image.values() for file in files]
     schemes = [_scheme(everything, place) for place in range(len(layout.class_names))]
-    finder = ImageFinder(layout.root, "SegmentationObject", frozenset({".png"}))
+    finder = FileFinder(layout.root, "SegmentationObject", frozenset({".png"}))
     splits = {}
     for split, limit in wanted_splits(spec).items():
         images, used = [], []

@@ -23,13 +23,12 @@ from numpy.typing import NDArray
 from hypercolumns.box_specs import InstancesSpec
 from hypercolumns.datasets.decoding import image_hw
 from hypercolumns.datasets.instances.base import AnnotatedImage, Instance, InstanceClass, KeypointScheme, LazyMask
+from hypercolumns.datasets.instances.files import FileFinder, checked_name
 from hypercolumns.datasets.instances.json_files import checked_id, read_json_file, record_lists
 from hypercolumns.datasets.instances.records import (
-    ImageFinder,
     Ledger,
     checked_box,
     checked_keypoints,
-    checked_name,
     checked_numbers,
     mirrored,
 )
@@ -91,7 +90,7 @@ def _read_split(
     classes = _classes(path, lists["categories"])
     if not lists["images"]:
         raise DatasetError(f"{path}: expected at least one image, got none. Remedy: choose another split")
-    finder = ImageFinder(root, spec.image_folder.replace("{split}", split))
+    finder = FileFinder(root, spec.image_folder.replace("{split}", split))
     chosen = lists["images"][:limit]
     known = ledger.images[split] = {record["id"] for record in lists["images"]}
     pictures = {
@@ -155,7 +154,7 @@ def _scheme(path: Path, record: dict[str, Any], names: tuple[str, ...]) -> Keypo
 
 
 def _pictures(
-    path: Path, records: Sequence[dict[str, Any]], finder: ImageFinder, ledger: Ledger, *, max_megapixels: float
+    path: Path, records: Sequence[dict[str, Any]], finder: FileFinder, ledger: Ledger, *, max_megapixels: float
 ) -> list[_Picture]:
     located: list[tuple[dict[str, Any], Path]] = []
     for record in records:

@@ -21,7 +21,7 @@ from hypercolumns.box_specs import DetectionsSpec
 from hypercolumns.datasets.instances.detections import Detections
 from hypercolumns.errors import BackboneError, WeightsError
 
-__all__ = ["TorchvisionDetector"]
+__all__ = ["TorchvisionDetector", "weights_path"]
 
 _VOC_SPELLINGS = {
     "airplane": "aeroplane",
@@ -79,8 +79,14 @@ class TorchvisionDetector:
         return Detections(boxes[kept], scores[kept], labels[kept], np.full(len(kept), -1, np.int64))
 
 
+def weights_path(spec: DetectionsSpec) -> Path:
+    """Tell which file a detector's weights are read from."""
+    # Not pathlib's, which passes over a home that does not exist.
+    return Path(os.path.expanduser(os.path.expandvars(str(spec.weights))))  # noqa: PTH111
+
+
 def _checked_file(spec: DetectionsSpec) -> Path:
-    path = Path(os.path.expanduser(os.path.expandvars(str(spec.weights))))  # noqa: PTH111
+    path = weights_path(spec)
     if not path.is_file():
         raise WeightsError(f"weights: expected a file, got {path}, which is none; correct detections.weights")
     if spec.weights_sha256 is not None and (digest := file_sha256(path)) != spec.weights_sha256:

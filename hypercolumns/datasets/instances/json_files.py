@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import stat
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hypercolumns.datasets.instances.files import check_file
 from hypercolumns.errors import DatasetError
 
 __all__ = ["checked_id", "read_json_file", "record_lists"]
@@ -20,13 +20,9 @@ def read_json_file(path: Path) -> Any:
     Raises:
         DatasetError: it is missing, no regular file, no UTF-8 text, truncated or otherwise no JSON, or has NaN or Infinity.
     """
+    check_file(path, "a JSON file", _MOST_BYTES)
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
-            raise DatasetError(f"{path}: expected a JSON file of at most {_MOST_BYTES} bytes, got {status.st_size} or no file")
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise DatasetError(f"{path}: expected a JSON file, got {error.strerror or error}. Remedy: check the path") from error
     except json.JSONDecodeError as error:
         early = error.pos >= len(error.doc.rstrip()) - 1 or error.msg.startswith("Unterminated string")
         raise DatasetError(

@@ -7,7 +7,6 @@ structs come as arrays of Python objects; what is taken out of them is checked p
 from __future__ import annotations
 
 import importlib
-import stat
 import struct
 import warnings
 import zlib
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hypercolumns.datasets.instances.files import check_file
 from hypercolumns.errors import DatasetError
 
 __all__ = ["label_array", "read_mat_file", "structs_of", "text_of"]
@@ -52,12 +52,7 @@ def read_mat_file(path: Path, variable: str) -> Any:
         matlab = importlib.import_module("scipy.io")
     except ImportError as error:
         raise DatasetError(f"{path}: scipy is needed to read it; pip install 'hypercolumns[boxes]'") from error
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DatasetError(f"{path}: expected a MATLAB file, got {error.strerror or error}") from error
-    if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
-        raise DatasetError(f"{path}: expected a MATLAB file of at most {_MOST_BYTES} bytes, got {status.st_size} or no file")
+    check_file(path, "a MATLAB file", _MOST_BYTES)
     try:
         with path.open("rb") as stream, warnings.catch_warnings():
             warnings.simplefilter("error")

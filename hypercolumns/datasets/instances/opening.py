@@ -89,8 +89,8 @@ def _chosen(root: Path, classes: _Classes, train: _Images, spec: InstancesSpec) 
     kept = tuple(number for number in chosen if counts[number] >= spec.min_train_instances)
     if not kept:
         raise DatasetError(
-            f"{root}: expected a class of at least {spec.min_train_instances} train instances, got {counts.max()} at most. "
-            "Remedy: lower min_train_instances"
+            f"{root}: expected a class of at least {spec.min_train_instances} train instances, "
+            f"got {counts.max(initial=0)} at most. Remedy: lower min_train_instances"
         )
     return kept
 

@@ -1,4 +1,4 @@
-"""What every reader of annotations shares: a ledger of wrong records, and the checks of boxes, keypoints and image files.
+"""What every reader of annotations shares: a ledger of wrong records, and the checks of boxes and keypoints.
 
 A check raises `DatasetError` with the reason alone; the ledger adds file and record. Nothing here knows a file format.
 """
@@ -6,10 +6,9 @@ A check raises `DatasetError` with the reason alone; the ledger adds file and re
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,13 @@ from numpy.typing import NDArray
 
 from hypercolumns.box_specs import InstancesSpec
 from hypercolumns.datasets.instances.base import KeypointScheme, RejectedRecord
-from hypercolumns.datasets.listing import IMAGE_SUFFIXES, FolderIndex, index_folder
 from hypercolumns.errors import DatasetError
 
 __all__ = [
-    "ImageFinder",
     "Ledger",
     "box_of_mask",
     "checked_box",
     "checked_keypoints",
-    "checked_name",
     "checked_numbers",
     "mirrored",
 ]
@@ -75,68 +71,6 @@ class Ledger:
                 "Remedy: correct them, or set on_bad_record=skip to leave them out"
             )
         return tuple(self.rejected)
-
-
-class ImageFinder:
-    """Finds image files by name, and looks into each folder once.
-
-    Args:
-        root: The data set's folder, outside which nothing is read.
-        folder: The folder in it that names start from.
-
-    Raises:
-        DatasetError: the folder leads out of the root.
-    """
-
-    def __init__(self, root: Path, folder: str, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> None:
-        self._root = root
-        self._suffixes = suffixes
-        self.folder = root / checked_name(folder)
-        self._indices: dict[Path, FolderIndex | None] = {}
-
-    def find(self, name: str) -> Path | None:
-        """Find the file of a name without suffix; None when there is none.
-
-        Raises:
-            DatasetError: the name leads out of the folder, two files have it, or its file is a link out of the root.
-        """
-        inner = PurePosixPath(checked_name(name))
-        folder = self.folder / inner.parent
-        if folder not in self._indices:
-            self._indices[folder] = self._index(folder)
-        index = self._indices[folder]
-        return None if index is None else index.find(inner.name)
-
-    def _index(self, folder: Path) -> FolderIndex | None:
-        # Not pathlib's, which raises for a name that is too long.
-        return index_folder(self._root, folder, self._suffixes) if os.path.isdir(folder) else None  # noqa: PTH112
-
-    def require(self, name: str, file_name: str | None = None) -> Path:
-        """Find the file of a name without suffix.
-
-        Args:
-            name: The name.
-            file_name: The file's full name, where the annotation says it.
-
-        Raises:
-            DatasetError: as `find`, or there is no such file.
-        """
-        found = self.find(name)
-        if found is None or (file_name is not None and found.name != PurePosixPath(file_name).name):
-            raise DatasetError(f"expected the file {self.folder / (file_name or name)}, found none")
-        return found
-
-
-def checked_name(name: str) -> str:
-    """Return a relative path that stays inside its folder.
-
-    Raises:
-        DatasetError: it does not.
-    """
-    path = PurePosixPath(name)
-    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in name or "\\" in name:
-        raise DatasetError(f"expected a relative path inside the folder, got {name[:200]!r}")
-    return name
 
 
 def checked_numbers(values: Any, count: int, what: str) -> NDArray[np.float64]:

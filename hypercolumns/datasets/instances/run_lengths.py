@@ -137,13 +137,13 @@ class PolygonMask:
         path: The file it was read from.
         record: Which record of it.
         size_hw: Its image's size.
-        polygons: The polygons' corners, each x0, y0, x1, y1 ...
+        polygons: The polygons' corners, each x0, y0, x1, y1 ... (2n,), float64.
     """
 
     path: Path
     record: str
     size_hw: tuple[int, int]
-    polygons: tuple[tuple[float, ...], ...]
+    polygons: tuple[NDArray[np.float64], ...]
 
     @classmethod
     def read(cls, path: Path, record: str, segmentation: list[Any], image_hw: tuple[int, int]) -> PolygonMask:
@@ -155,19 +155,21 @@ class PolygonMask:
         if not segmentation:
             raise DatasetError("mask: expected at least one polygon, got none")
         height, width = image_hw
+        polygons = []
         for polygon in segmentation:
             if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
                 count = len(polygon) if isinstance(polygon, list) else repr(polygon)[:60]
                 raise DatasetError(f"mask: expected polygons of an even count of at least 6 numbers, got {count}")
             if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in polygon):
                 raise DatasetError("mask: expected polygons of finite numbers, got others")
-            corners = np.array(polygon, np.float64).reshape(-1, 2)
+            polygons.append(np.array(polygon, np.float64))
+            corners = polygons[-1].reshape(-1, 2)
             # The filling takes memory with the polygon's length.
             if not ((corners >= [-width, -height]) & (corners <= [2 * width, 2 * height])).all():
                 raise DatasetError(
                     f"mask: expected polygons in the image of {width} x {height} pixels, got corners far outside"
                 )
-        return cls(path, record, image_hw, tuple(tuple(map(float, polygon)) for polygon in segmentation))
+        return cls(path, record, image_hw, tuple(polygons))
 
     def __call__(self, image_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Return the mask (H, W).
@@ -180,7 +182,7 @@ class PolygonMask:
             coco = importlib.import_module("pycocotools.mask")
         except ImportError as error:
             raise MaskError(self.path, "pycocotools is needed to fill polygons", "pip install 'hypercolumns[boxes]'") from error
-        filled = coco.merge(coco.frPyObjects([list(each) for each in self.polygons], *self.size_hw))
+        filled = coco.merge(coco.frPyObjects([each.tolist() for each in self.polygons], *self.size_hw))
         return mask_from_runs(decode_counts(filled["counts"]), self.size_hw)
 
 

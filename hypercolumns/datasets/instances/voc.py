@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from hypercolumns.box_specs import InstancesSpec
 from hypercolumns.datasets.instances.base import AnnotatedImage, Instance, InstanceClass
-from hypercolumns.datasets.instances.records import ImageFinder, Ledger, box_of_mask, checked_box
+from hypercolumns.datasets.instances.files import FileFinder
+from hypercolumns.datasets.instances.records import Ledger, box_of_mask, checked_box
 from hypercolumns.datasets.instances.voc_layout import ReadSplit, VocImage, VocLayout, wanted_splits
 from hypercolumns.datasets.instances.xml_files import child_text, number_of, read_xml_file
 from hypercolumns.datasets.masks import VOID, decode_mask
@@ -77,7 +78,7 @@ class _Reader:
     def __init__(self, layout: VocLayout) -> None:
         self.layout = layout
         self.finders = {
-            folder: ImageFinder(layout.root, folder, suffixes)
+            folder: FileFinder(layout.root, folder, suffixes)
             for folder, suffixes in (("Annotations", _XML), ("SegmentationObject", _PNG), ("SegmentationClass", _PNG))
         }
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from hypercolumns.box_specs import InstancesSpec
 from hypercolumns.datasets.decoding import image_hw
 from hypercolumns.datasets.instances.base import AnnotatedImage, Instance
-from hypercolumns.datasets.instances.records import ImageFinder, Ledger
+from hypercolumns.datasets.instances.files import FileFinder
+from hypercolumns.datasets.instances.records import Ledger
 from hypercolumns.datasets.listing import read_class_names, read_list, resolve_root
 from hypercolumns.datasets.voc import VOC_CLASS_NAMES
 from hypercolumns.errors import DatasetError, ImageError
@@ -89,7 +90,7 @@ class VocLayout:
         path = self._list(split)
         names = read_list(path)
         ledger.images[split] = set(range(1, len(names) + 1))
-        finder = ImageFinder(self.root, self.spec.image_folder.replace("{split}", split))
+        finder = FileFinder(self.root, self.spec.image_folder.replace("{split}", split))
         located: list[tuple[int, str, Path]] = []
         for number, name in enumerate(names[:limit], start=1):
             with ledger.record(path, f"image {name}"):

@@ -5,12 +5,12 @@ Entities can be nested until a small file fills all memory, and can name other f
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 from typing import NoReturn
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from hypercolumns.datasets.instances.files import check_file
 from hypercolumns.errors import DatasetError
 
 __all__ = ["child_text", "number_of", "read_xml_file"]
@@ -25,13 +25,7 @@ def read_xml_file(path: Path) -> Element:
     Raises:
         DatasetError: it is missing, damaged, too large or too deep, or declares a document type or entities.
     """
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
-            raise DatasetError(f"{path}: expected an XML file of at most {_MOST_BYTES} bytes, got {status.st_size} or no file")
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path}: expected an XML file, got {error.strerror or error}") from error
+    check_file(path, "an XML file", _MOST_BYTES)
     builder, depth = TreeBuilder(), 0
 
     def start(tag: str, attributes: dict[str, str]) -> None:
@@ -55,7 +49,7 @@ def read_xml_file(path: Path) -> Element:
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, builder.data
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
     try:
-        parser.Parse(data, True)
+        parser.Parse(path.read_bytes(), True)
     except (expat.ExpatError, ValueError, LookupError) as error:
         raise DatasetError(f"{path}: expected XML, got a damaged or truncated file: {error}") from error
     return builder.close()

@@ -4,7 +4,9 @@ import re
 
 import pytest
 
+from storage.champions import read_line
 from storage.runs import list_runs
+from storage.workspace import Workspace
 from tests.test_operations.browser import choose, field, fill, open_form, open_page, picture
 
 pytestmark = pytest.mark.slow
@@ -53,6 +55,36 @@ def test_a_form_that_is_filled_and_sent_runs_to_a_report_that_can_be_read(up):
     (view,) = [view for view in list_runs(up.workspace / "runs") if view.spec["name"] == "from-the-form"]
     assert view.status == "finished"
     assert view.spec["store"]["canvas"]["size_hw"] == [64, 64]
+
+
+def test_a_night_is_triggered_by_its_form_and_the_next_one_finds_nothing_new(up):
+    ended = []
+    for _ in range(2):
+        before = {one["id"] for one in nights(up)}
+        with open_page() as page:
+            open_form(page, up, "nightly-retrain")
+            fill(page, "night-by-form", "config", "Name")
+            fill(page, 12, "config", "Dataset", "Shapes", "Images")
+            fill(page, 64, "config", "Dataset", "Shapes", "Size")
+            fill(page, [64, 64], "config", "Store", "Canvas", "Size Hw")
+            fill(page, 16, "config", "Head", "Hidden")
+            fill(page, 1, "config", "Pretrain", "Epochs")
+            fill(page, 1, "config", "Train", "Epochs")
+            page.get_by_role("button", name="Submit").click()
+            page.wait_for_url(re.compile("tab=Runs"))
+            (night,) = [one["id"] for one in nights(up) if one["id"] not in before]
+            page.goto(f"{up.said['ui']}/runs/flow-run/{night}")
+            assert up.wait(night, {"COMPLETED"}, 240)
+            ended.append(up.api.get(f"flow_runs/{night}")["state_name"])
+            page.get_by_text(ended[-1], exact=True).first.wait_for()
+            picture(page, f"night-{len(ended)}")
+    assert ended[0] != "Nothing new"
+    assert ended[1] == "Nothing new"
+    assert read_line(Workspace(up.workspace), "night-by-form").champion is not None
+
+
+def nights(up):
+    return up.api.post("flow_runs/filter", deployments={"name": {"any_": ["nightly-retrain"]}})
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ class ObjectCache:
 
     Args:
         folder: made when it is first written to.
-        max_bytes: the bound; each process may exceed it by a sixteenth. By default the environment's, or 20 GB.
+        max_bytes: the bound; each process may exceed it by an eighth. By default the environment's, or 20 GB.
 
     Raises:
         StorageError: the environment's bound is not a number.
@@ -46,7 +46,8 @@ class ObjectCache:
     def __init__(self, folder: Path, max_bytes: int | None = None) -> None:
         self._folder = folder
         self._max_bytes = _configured_bytes() if max_bytes is None else max_bytes
-        self._added = self._max_bytes
+        # A new process looks early: the folder may be over a smaller bound than before.
+        self._added = self._max_bytes // _SHARE
         self._guard = threading.Lock()
         self._fetching: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
@@ -109,14 +110,19 @@ class ObjectCache:
         return self._folder / f"{uuid.uuid4().hex}{_UNFINISHED}"
 
     def _make_room(self, added: int) -> None:
+        share = self._max_bytes // _SHARE
         with self._guard:
             self._added += added
-            if self._added < self._max_bytes // _SHARE:
-                return
-            self._added = 0
-        with self._alone() as alone:
+            waiting, self._added = self._added, 0 if self._added >= share else self._added
+        if waiting < share:
+            return
+        # Whoever makes room at this moment may not have seen what was added since; it is waited for only when that is much.
+        with self._alone(wait=waiting >= 2 * share) as alone:
             if alone:
                 self._trim()
+                return
+        with self._guard:
+            self._added += waiting
 
     def _trim(self) -> None:
         entries = sorted(self._entries(), key=lambda entry: entry[1])
@@ -140,11 +146,11 @@ class ObjectCache:
                     path.unlink()
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Keep other processes from removing at the same time; they need not wait, since we do it for them."""
+    def _alone(self, *, wait: bool) -> Iterator[bool]:
+        """Keep other processes from removing at the same time; they need not wait for a moment's work."""
         descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             yield True
         except BlockingIOError:
             yield False

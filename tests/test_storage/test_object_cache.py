@@ -115,7 +115,7 @@ def test_several_processes_share_it_and_read_whole_entries_only(tmp_path):
     command = [sys.executable, "-c", PROGRAM, repository, tmp_path]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [run.communicate(timeout=60)[0] for run in runs] == ["0\n"] * 3
-    assert held(tmp_path) <= 40_000 * (1 + 3 / 16) + 3000
+    assert held(tmp_path) <= 40_000 * (1 + 3 / 8) + 3000
 
 
 def test_who_comes_while_another_makes_room_does_not_wait(tmp_path, monkeypatch):
@@ -128,12 +128,12 @@ def test_who_comes_while_another_makes_room_does_not_wait(tmp_path, monkeypatch)
         trim(self)
 
     monkeypatch.setattr(ObjectCache, "_trim", slowly)
-    thread = threading.Thread(target=ObjectCache(tmp_path, 100).add, args=("a", bytes(60)))
+    thread = threading.Thread(target=ObjectCache(tmp_path, 1600).add, args=("a", bytes(1560)))
     thread.start()
     busy.wait(10)
     monkeypatch.setattr(ObjectCache, "_trim", trim)
-    ObjectCache(tmp_path, 100).add("b", bytes(60))
-    assert held(tmp_path) == 120
+    ObjectCache(tmp_path, 1600).add("b", bytes(60))
+    assert held(tmp_path) == 1620
     go_on.set()
     thread.join()
     assert held(tmp_path) == 60

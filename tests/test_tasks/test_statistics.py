@@ -4,8 +4,10 @@ import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
+import dask.array
 import numpy as np
 import pytest
+import zarr
 from sklearn.decomposition import PCA
 
 from hypercolumns.errors import SpecError
@@ -160,3 +162,15 @@ def test_a_damaged_row_ends_the_sums_on_a_cluster_with_its_name(tmp_path, client
     path.write_bytes(data)
     with pytest.raises(DamagedError):
         principal_components(store, A, 1, client)
+
+
+def test_stock_zarr_and_dask_say_the_same(tmp_path):
+    store = filled(tmp_path)
+    group = zarr.open_group(str(store.path), mode="r")
+    rows = np.flatnonzero(group["valid"][:])
+    assert len(rows) == 13 < group[A].shape[0]
+    maps = dask.array.from_zarr(group[A])[rows].astype("float64")
+    mean, variance = dask.array.compute(maps.mean(axis=(0, 1, 2)), maps.var(axis=(0, 1, 2)), scheduler="synchronous")
+    found = channel_statistics(store, A)
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.variance, variance, rtol=1e-5)

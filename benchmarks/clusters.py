@@ -13,12 +13,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
 from cli.embedded import SETTINGS
 
-__all__ = ["call_program", "dask_cluster", "prefect_server", "run_side_by_side"]
+__all__ = ["call_program", "dask_cluster", "prefect_server", "run_in_turns", "wait_for_server"]
 
 _ROOT = Path(__file__).parent.parent
 _START_SECONDS = 60.0
@@ -26,23 +27,29 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
-def run_side_by_side(programs: Sequence[Sequence[str]]) -> list[float]:
-    """Start Python programs, let them begin at the same moment, and return the seconds that each prints.
+def run_in_turns(turns: Sequence[Sequence[Sequence[str]]]) -> list[list[float]]:
+    """Start Python programs; when all are ready, let those of each turn begin at the same moment, one turn after the other.
 
     Args:
-        programs: For each its text and arguments. It prints `ready`, waits for a line, and prints a number.
+        turns: For each program its text and arguments. It prints `ready`, waits for a line, and prints a number.
+
+    Returns:
+        the numbers that they print.
 
     Raises:
         RuntimeError: one ended without getting ready or without a number.
     """
     with ExitStack() as stack:
-        running = [stack.enter_context(_started([sys.executable, "-c", *program])) for program in programs]
-        for process in running:
+        running = [[stack.enter_context(_started([sys.executable, "-c", *program])) for program in turn] for turn in turns]
+        for process in chain.from_iterable(running):
             _expect(_stream(process.stdout).readline().strip() == b"ready", process)
-        for process in running:
-            _stream(process.stdin).write(b"\n")
-            _stream(process.stdin).flush()
-        return [float(_answer(process)) for process in running]
+        answers = []
+        for turn in running:
+            for process in turn:
+                _stream(process.stdin).write(b"\n")
+                _stream(process.stdin).flush()
+            answers.append([float(_answer(process)) for process in turn])
+        return answers
 
 
 def call_program(text: str, *arguments: str, settings: Mapping[str, str]) -> str:
@@ -57,16 +64,25 @@ def call_program(text: str, *arguments: str, settings: Mapping[str, str]) -> str
 
 @contextmanager
 def prefect_server(folder: Path) -> Iterator[dict[str, str]]:
-    """Start a Prefect server on the loopback address, and give the settings of programs that use it.
-
-    Raises:
-        TimeoutError: it did not start.
-    """
+    """Start a Prefect server on the loopback address, and give the settings of programs that use it; it answers later."""
     folder.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = {**SETTINGS, "PREFECT_HOME": str(folder), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+
+    server = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
+    log = folder / "server.log"
+    with log.open("ab") as output, _started([sys.executable, *server, "--lifespan", "on"], folder, output, settings):
+        yield settings
+
+
+def wait_for_server(settings: Mapping[str, str]) -> None:
+    """Wait until a Prefect server answers.
+
+    Raises:
+        TimeoutError: it did not.
+    """
 
     def answers() -> bool:
         try:
@@ -75,11 +91,7 @@ def prefect_server(folder: Path) -> Iterator[dict[str, str]]:
         except OSError:
             return False
 
-    server = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
-    log = folder / "server.log"
-    with log.open("ab") as output, _started([sys.executable, *server, "--lifespan", "on"], folder, output, settings):
-        _wait(answers, "a Prefect server")
-        yield settings
+    _wait(answers, "a Prefect server")
 
 
 @contextmanager

@@ -44,6 +44,7 @@ WHOLE: dict[str, Callable[[], list[Figure]]] = {
     "camvid": pipelines.camvid,
     "planner": planner.planner,
     "scaling": scaling.scaling,
+    "commits": scaling.commits,
 }
 """Measured once: what their threads do is not torch's business, or they run in processes of their own."""
 

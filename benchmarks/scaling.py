@@ -6,15 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
-from benchmarks.clusters import call_program, dask_cluster, prefect_server, run_side_by_side
+from benchmarks.clusters import call_program, dask_cluster, prefect_server, run_in_turns, wait_for_server
 from benchmarks.measuring import Figure, scratch
 from hypercolumns.specs import ExperimentSpec, parse_spec
 from tasks.jobs import Job
 from tasks.prepare import prepare_dataset
 
-__all__ = ["scaling"]
+__all__ = ["commits", "scaling"]
 
-_IMAGES = 160
+_IMAGES = 128
 _SIDE = 224
 _COMMITS = 60
 _TARGET = 1.7
@@ -75,9 +75,15 @@ print(time.perf_counter() - start, flush=True)
 
 
 def scaling() -> list[Figure]:
-    """Extract on one and two workers, and in one and two independent processes; commit to one store with one, two and four."""
+    """Extract on one and two workers, and in one and two independent processes."""
     with scratch() as folder:
-        return [*_extraction(folder), *_commits(folder)]
+        return _extraction(folder)
+
+
+def commits() -> list[Figure]:
+    """Commit shards that hold next to nothing to one store, with one, two and four processes."""
+    with scratch() as folder:
+        return [_committing(folder / f"commits-{writers}", writers) for writers in (1, 2, 4)]
 
 
 def _extraction(folder: Path) -> list[Figure]:
@@ -87,8 +93,8 @@ def _extraction(folder: Path) -> list[Figure]:
         prepare_dataset(Job(spec=parse_spec(ExperimentSpec, json.loads(experiment)), workspace=first))
     for workspace in others:
         shutil.copytree(first / "datasets", workspace / "datasets")
-    one = max(run_side_by_side([[_ALONE, warm, text, str(first)]]))
-    two = max(run_side_by_side([[_ALONE, warm, text, str(path)] for path in workspaces[1:3]]))
+    programs = [[_ALONE, warm, text, str(path)] for path in workspaces[:3]]
+    one, two = map(max, run_in_turns([programs[:1], programs[1:]]))
     on_one, on_two = _on_clusters(folder, warm, text, workspaces[3:])
     ceiling = 2 * one / two
     details = {"seconds_one_process": one, "seconds_two_processes": two, "seconds_one_worker": on_one, "seconds_two": on_two}
@@ -116,17 +122,14 @@ def _on_clusters(folder: Path, warm: str, text: str, workspaces: list[Path]) -> 
         dask_cluster(folder / "dask-1", 1) as one,
         dask_cluster(folder / "dask-2", 2) as two,
     ):
+        wait_for_server(settings)
         clusters = list(zip(map(str, workspaces), (one, two), strict=True))
         turns = [json.dumps([experiment, *cluster]) for experiment in (warm, text) for cluster in clusters]
         _, _, on_one, on_two = map(float, call_program(_TOGETHER, *turns, settings=settings).split())
         return on_one, on_two
 
 
-def _commits(folder: Path) -> list[Figure]:
-    figures = []
-    for writers in (1, 2, 4):
-        root = folder / f"commits-{writers}"
-        share = _COMMITS // writers
-        seconds = max(run_side_by_side([[_COMMITTING, str(root), str(w * share), str(share)] for w in range(writers)]))
-        figures.append(Figure(f"commits a second of one store, {writers} writers", writers * share / seconds, None, "/s"))
-    return figures
+def _committing(root: Path, writers: int) -> Figure:
+    share = _COMMITS // writers
+    (seconds,) = run_in_turns([[[_COMMITTING, str(root), str(writer * share), str(share)] for writer in range(writers)]])
+    return Figure(f"commits a second of one store, {writers} writers", writers * share / max(seconds), None, "/s")

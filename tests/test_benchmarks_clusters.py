@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.clusters import run_side_by_side
+from benchmarks.clusters import run_in_turns
 
 ROOT = Path(__file__).parents[1]
 WAITING = "import sys; print('ready', flush=True); sys.stdin.readline(); print(float(sys.argv[1]) * 2)"
@@ -20,13 +20,13 @@ time.sleep(60)
 
 
 def test_programs_are_told_to_begin_and_answer_in_order():
-    assert run_side_by_side([[WAITING, "1"], [WAITING, "2.5"]]) == [2.0, 5.0]
+    assert run_in_turns([[[WAITING, "1"]], [[WAITING, "2.5"], [WAITING, "-1"]]]) == [[2.0], [5.0, -2.0]]
 
 
 @pytest.mark.parametrize("text", ["raise SystemExit(3)", "print('ready', flush=True); raise SystemExit(3)"])
 def test_a_program_that_fails_is_told(text):
     with pytest.raises((RuntimeError, BrokenPipeError)):
-        run_side_by_side([[text]])
+        run_in_turns([[[text]]])
 
 
 def is_running(process):
@@ -47,7 +47,7 @@ def wait_until(condition, what):
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end children with their parent")
 def test_children_end_when_the_benchmark_is_killed(tmp_path):
     note = tmp_path / "child"
-    text = f"from benchmarks.clusters import run_side_by_side; run_side_by_side([[{SLEEPING!r}, {str(note)!r}]])"
+    text = f"from benchmarks.clusters import run_in_turns; run_in_turns([[[{SLEEPING!r}, {str(note)!r}]]])"
     benchmark = subprocess.Popen([sys.executable, "-c", text], cwd=ROOT)
     try:
         wait_until(lambda: note.is_file() and note.read_text(), "the child to start")

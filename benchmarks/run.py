@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import grid, growth, heads, object_store, pipelines, planner, quantised, stores
+from benchmarks import grid, growth, heads, object_store, pipelines, planner, quantised, scaling, stores
 from benchmarks.measuring import Figure
 from benchmarks.outcome import Check, print_checks, write_results
 from hypercolumns.allocator import keep_freed_memory
@@ -43,6 +43,8 @@ WHOLE: dict[str, Callable[[], list[Figure]]] = {
     "start-up": pipelines.start_up,
     "camvid": pipelines.camvid,
     "planner": planner.planner,
+    "scaling": scaling.scaling,
+    "commits": scaling.commits,
 }
 """Measured once: what their threads do is not torch's business, or they run in processes of their own."""
 

@@ -14,6 +14,7 @@ from cli.context import JsonOption, WorkspaceOption, command, emit
 from cli.places import register_places
 from cli.quantities import spell_bytes
 from cli.selection import KeyArgument, store_paths
+from cli.statistics import register_statistics
 from cli.upkeep import register_upkeep
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def register_stores(app: typer.Typer) -> None:
         stores.command(name)(function)
     register_upkeep(stores)
     register_places(stores)
+    register_statistics(stores)
     app.add_typer(stores, name="store")
 
 

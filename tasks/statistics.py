@@ -1,7 +1,7 @@
-"""Mean and variance of every channel of a layer over all committed rows: one pass over the store, each row read once.
+"""Mean, variance and principal components of a layer's channels over all committed rows: one pass over the store.
 
 Rows are centred on the first one's means before their squares are summed, so that float32 sums lose nothing to the subtraction
-of large numbers; the sums of rows are added in double precision.
+of large numbers; the sums of rows are added in double precision. Products of channels are taken in double precision throughout.
 
 Source: Chan, Golub and LeVeque, "Algorithms for computing the sample variance", The American Statistician 37 (1983), sec. 3
 (shifted data).
@@ -12,17 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from hypercolumns.read_ahead import read_ahead
+from hypercolumns.errors import SpecError
 from storage.errors import RowsMissingError
 from storage.features import FeatureStore
+from tasks.row_sums import Workers, sum_layer
 
-__all__ = ["ChannelStatistics", "channel_statistics"]
-
-_THREADS = 2
+__all__ = ["ChannelStatistics", "PrincipalComponents", "channel_statistics", "principal_components"]
 
 
 @dataclass(frozen=True)
@@ -40,38 +37,73 @@ class ChannelStatistics:
     cells: int
 
 
-def channel_statistics(store: FeatureStore, layer: str) -> ChannelStatistics:
+@dataclass(frozen=True)
+class PrincipalComponents:
+    """The directions in which a layer's cells vary most; a cell's scores are `(cell - mean) @ components.T`.
+
+    Attributes:
+        mean: (C,), float64.
+        components: (count, C), float64; of length one, its largest number positive; the first varies most.
+        variance: (count,), float64; of the population along each.
+        share: (count,), float64; each one's part of the variance of all channels together.
+        cells: How many cells were read.
+    """
+
+    mean: NDArray[np.float64]
+    components: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    share: NDArray[np.float64]
+    cells: int
+
+
+def channel_statistics(store: FeatureStore, layer: str, client: Workers | None = None) -> ChannelStatistics:
     """Reckon mean and variance per channel.
 
     Args:
         store: The store.
         layer: The layer's name.
+        client: A `distributed.Client` whose workers see the store's folder under the same path; None: this process does it.
+            The numbers are the same up to the rounding of sums.
 
     Raises:
         RowsMissingError: the layer has no committed row.
         DamagedError: a row's bytes are not those committed.
+        ClusterError: the client has no workers, or one does not fit.
     """
-    rows = store.committed_rows(layer).tolist()
-    if not rows:
-        raise RowsMissingError(f"layer {layer}: expected committed rows, found none; extract them: `hypercolumns extract`")
-    reader = store.reader([layer], keep_cached=False)
+    sums = sum_layer(store, layer, client, crossed=False)
+    offset = sums.total / sums.cells
+    variance = np.maximum(sums.products / sums.cells - np.square(offset), 0)
+    return ChannelStatistics(sums.shift + offset, variance, sums.cells)
 
-    def cells_of(row: int) -> Tensor:
-        values = torch.from_numpy(reader.read(layer, [row])[0])
-        return values.reshape(-1, values.shape[-1]).float()
 
-    first = cells_of(rows[0])
-    shift = first.mean(dim=0)
+def principal_components(store: FeatureStore, layer: str, count: int, client: Workers | None = None) -> PrincipalComponents:
+    """Find the directions in which a layer's cells vary most.
 
-    def moments(row: int) -> tuple[Tensor, Tensor]:
-        centred = cells_of(row).sub_(shift)
-        return centred.sum(dim=0).double(), centred.square_().sum(dim=0).double()
+    Takes memory for a few matrices of C x C numbers of double precision, here and on each worker.
 
-    total, squares = torch.zeros(len(shift), dtype=torch.float64), torch.zeros(len(shift), dtype=torch.float64)
-    for part, part_squares in read_ahead(rows, moments, threads=_THREADS, ahead=2 * _THREADS):
-        total += part
-        squares += part_squares
-    cells = len(rows) * len(first)
-    offset = total / cells
-    variance = (squares / cells - offset.square()).clamp(min=0)
-    return ChannelStatistics((shift.double() + offset).numpy(), variance.numpy(), cells)
+    Args:
+        store: The store.
+        layer: The layer's name.
+        count: How many; at least 1, at most C.
+        client: See `channel_statistics`.
+
+    Raises:
+        SpecError: so many components there are not.
+        RowsMissingError: the layer has no committed row, or fewer cells than components are asked for.
+        DamagedError: a row's bytes are not those committed.
+        ClusterError: the client has no workers, or one does not fit.
+    """
+    channels = store.layers[layer][2] if layer in store.layers else None
+    if channels is not None and not 1 <= count <= channels:
+        raise SpecError(f"principal components of {layer}: expected 1 to {channels}, its channels, got {count}")
+    sums = sum_layer(store, layer, client, crossed=True)
+    if sums.cells < count:
+        raise RowsMissingError(f"layer {layer}: expected at least {count} cells for as many components, found {sums.cells}")
+    offset = sums.total / sums.cells
+    values, vectors = np.linalg.eigh(sums.products / sums.cells - np.outer(offset, offset))
+    variance = np.maximum(values[::-1], 0)
+    components = vectors.T[::-1][:count]
+    largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
+    whole = variance.sum()
+    share = variance[:count] / whole if whole > 0 else np.zeros(count)
+    return PrincipalComponents(sums.shift + offset, components * np.sign(largest), variance[:count], share, sums.cells)

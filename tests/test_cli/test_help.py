@@ -28,7 +28,7 @@ def test_the_commands_are_those_that_are_promised():
         *((name,) for name in ("extract", "sample", "pretrain", "train", "evaluate", "report")),
         *((name,) for name in ("segment", "keypoints", "parts", "compare-heads", "predict-boxes")),
         *(("store",), ("store", "ls"), ("store", "info"), ("store", "du"), ("store", "verify"), ("store", "repair")),
-        *(("store", "gc"), ("store", "evict"), ("store", "compact"), ("store", "at")),
+        *(("store", "gc"), ("store", "evict"), ("store", "compact"), ("store", "at"), ("store", "statistics")),
         *(("runs",), ("runs", "ls"), ("runs", "show"), ("shapes",), ("shapes", "make")),
         *(("champion",), ("champion", "show"), ("champion", "history"), ("champion", "rollback"), ("champion", "pin")),
         ("champion", "report"),

@@ -1,0 +1,177 @@
+"""Sums over the cells of some rows of a layer, here or on Dask workers: what statistics of a layer are put together from.
+
+Workers are told rows by number and open the store by its folder; what comes back are sums, added up on the workers in
+groups. All parts take the same shift, the mean of the layer's first row, so that their sums add up to the sums of the whole.
+Nothing here imports Dask: the caller brings a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hypercolumns.read_ahead import read_ahead
+from storage.errors import RowsMissingError
+from storage.features import FeatureStore
+from tasks.cluster import ClusterError, Terms
+from tasks.jobs import Message
+
+__all__ = ["RowSums", "RowsPart", "Workers", "add_sums", "sum_layer", "sum_part"]
+
+_THREADS = 2
+_PARTS_PER_THREAD = 4
+_ADDED_AT_ONCE = 8
+
+
+class Workers(Protocol):
+    """What is asked of a `distributed.Client` (one that is not asynchronous)."""
+
+    def ncores(self) -> Mapping[str, int]:
+        """Return the number of threads of each worker."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, pure: bool) -> Any:
+        """Have a function called by some worker; return its future, which others may take as an argument."""
+
+
+@dataclass(frozen=True)
+class RowSums:
+    """What cells add up to, each less the same shift.
+
+    Attributes:
+        cells: How many they are.
+        shift: (C,), float64.
+        total: (C,), float64; the sum of cells - shift.
+        products: (C,) of squares, or (C, C) of products of each channel with each; float64.
+    """
+
+    cells: int
+    shift: NDArray[np.float64]
+    total: NDArray[np.float64]
+    products: NDArray[np.float64]
+
+
+class RowsPart(Message):
+    """Some rows of a layer."""
+
+    path: Path
+    layer: str
+    first_row: int
+    """The layer's first: its mean is the shift, whoever asks."""
+    ranges: tuple[tuple[int, int], ...]
+    """Row numbers, half-open."""
+    crossed: bool
+    """Whether products of each channel with each are wanted, not squares alone."""
+    terms: Terms
+
+
+def sum_layer(store: FeatureStore, layer: str, client: Workers | None, *, crossed: bool) -> RowSums:
+    """Add up all cells of a layer's committed rows.
+
+    Args:
+        store: The store.
+        layer: The layer's name.
+        client: A Dask client whose workers see the store's folder; None: this process does it.
+        crossed: Whether to add up products of each channel with each, not squares alone.
+
+    Raises:
+        RowsMissingError: the layer has no committed row.
+        DamagedError: a row's bytes are not those committed.
+        ClusterError: there are no workers, or one does not fit.
+    """
+    rows = store.committed_rows(layer).tolist()
+    if not rows:
+        raise RowsMissingError(f"layer {layer}: expected committed rows, found none; extract them: `hypercolumns extract`")
+    if client is None:
+        return _sum_rows(store, layer, rows[0], rows, crossed=crossed)
+    return _sum_together(
+        client,
+        RowsPart(path=store.path, layer=layer, first_row=rows[0], ranges=(), crossed=crossed, terms=Terms.here(store.path)),
+        rows,
+    )
+
+
+def _sum_together(client: Workers, whole: RowsPart, rows: Sequence[int]) -> RowSums:
+    threads = sum(client.ncores().values())
+    if not threads:
+        raise ClusterError("expected a Dask cluster with workers, found none. Remedy: start some: `dask worker ADDRESS`")
+    each = -(-len(rows) // (threads * _PARTS_PER_THREAD))
+    cut = [tuple(_ranges(rows[first : first + each])) for first in range(0, len(rows), each)]
+    futures = [client.submit(sum_part, whole.model_copy(update={"ranges": ranges}), pure=False) for ranges in cut]
+    while len(futures) > 1:
+        groups = [futures[first : first + _ADDED_AT_ONCE] for first in range(0, len(futures), _ADDED_AT_ONCE)]
+        futures = [client.submit(add_sums, *group, pure=False) for group in groups]
+    found: RowSums = futures[0].result()
+    return found
+
+
+def sum_part(part: RowsPart) -> RowSums:
+    """Add up the cells of a part's rows.
+
+    Raises:
+        ClusterError: this worker differs from whoever asks.
+    """
+    part.terms.refuse_unfit()
+    rows = list(chain.from_iterable(range(first, stop) for first, stop in part.ranges))
+    return _sum_rows(FeatureStore.open(part.path), part.layer, part.first_row, rows, crossed=part.crossed)
+
+
+def add_sums(*sums: RowSums) -> RowSums:
+    """Put sums of parts together, which have the same shift."""
+    cells = sum(part.cells for part in sums)
+    total, products = sums[0].total.copy(), sums[0].products.copy()
+    for part in sums[1:]:
+        total += part.total
+        products += part.products
+    return RowSums(cells, sums[0].shift, total, products)
+
+
+def _sum_rows(store: FeatureStore, layer: str, first_row: int, rows: Sequence[int], *, crossed: bool) -> RowSums:
+    reader = store.reader([layer], keep_cached=False)
+
+    def cells_of(row: int) -> Tensor:
+        values = torch.from_numpy(reader.read(layer, [row])[0])
+        return values.reshape(-1, values.shape[-1]).float()
+
+    first = cells_of(first_row)
+    shift = first.mean(dim=0)
+    total = torch.zeros(len(shift), dtype=torch.float64)
+    if crossed:
+        products = torch.zeros(len(shift), len(shift), dtype=torch.float64)
+        for centred in _ahead(rows, lambda row: (cells_of(row).double().sub_(shift),)):
+            total += centred[0].sum(dim=0)
+            products.addmm_(centred[0].T, centred[0])
+    else:
+        products = torch.zeros(len(shift), dtype=torch.float64)
+        for part, squares in _ahead(rows, lambda row: _moments(cells_of(row).sub_(shift))):
+            total += part
+            products += squares
+    return RowSums(len(rows) * len(first), shift.double().numpy(), total.numpy(), products.numpy())
+
+
+def _moments(centred: Tensor) -> tuple[Tensor, Tensor]:
+    return centred.sum(dim=0).double(), centred.square_().sum(dim=0).double()
+
+
+def _ahead(rows: Sequence[int], read: Callable[[int], tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    return read_ahead(rows, read, threads=_THREADS, ahead=2 * _THREADS)
+
+
+def _ranges(rows: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Say rising numbers as half-open ranges."""
+    first = stop = -1
+    for row in rows:
+        if row != stop:
+            if stop > first:
+                yield first, stop
+            first = row
+        stop = row + 1
+    if stop > first:
+        yield first, stop

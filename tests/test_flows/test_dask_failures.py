@@ -214,12 +214,13 @@ def test_a_worker_that_stands_still_for_a_while_does_no_harm(dask, alone, worksp
     dask.start_workers(2)
     stopped = dask.workers[0]
 
+    resumed = threading.Timer(12, os.kill, (stopped.pid, signal.SIGCONT))
+
     def stop():
         os.kill(stopped.pid, signal.SIGSTOP)
+        resumed.start()
 
     with Meanwhile(workspace, 2, stop):
-        resumed = threading.Timer(12, os.kill, (stopped.pid, signal.SIGCONT))
-        resumed.start()
         result = extract(dask, spec, workspace)
-        resumed.join()
+    resumed.join()
     assert is_the_same(store, FeatureStore.open(result.artefacts["extract"]))

@@ -31,7 +31,7 @@ def open_page(size=(1280, 900)):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(_ARGUMENTS))
         page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme="light")
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(90_000)
         page.hosts = set()
         page.on("request", lambda request: page.hosts.add(request.url.split("/")[2]))
         try:

@@ -116,6 +116,8 @@ def _shared(
             time.sleep(choose.uniform(0.25, 0.7))
             children[0].kill()
         endings = [child.end() for child in children]
+        # The others may have been done before: what was killed is run again, as its user would.
+        endings += [start(partial(_one_of_many, specs[0], workspace, begin)).end() for ending in endings[:1] if ending.signal]
     wrong = [ending.error.strip().splitlines()[-1] for ending in endings if ending.error] + list(seen.wrong)
     wanted = {key for ending in endings if ending.value for key in ending.value["wanted"]}
     done = Counter(key for ending in endings if ending.value for key in ending.value["computed"])

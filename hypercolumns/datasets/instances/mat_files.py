@@ -32,7 +32,6 @@ _DAMAGE = (
     AttributeError,
     ArithmeticError,
     RuntimeError,
-    NotImplementedError,
     MemoryError,
     struct.error,
     zlib.error,

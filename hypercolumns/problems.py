@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hypercolumns.arithmetic import settle
 from hypercolumns.datasets.base import VOID
 from hypercolumns.errors import TrainingError
 from hypercolumns.geometry import grid_hw
@@ -116,7 +117,7 @@ class SparseProblem:
 
     def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
         """Return the weighted cross entropy of a batch."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._spec.precision == "bfloat16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=settle(self._spec.precision) == "bfloat16"):
             logits = model(self._columns[batch].float()).float()
         return F.cross_entropy(logits, self._labels[batch], self._weights, label_smoothing=self._spec.label_smoothing)
 

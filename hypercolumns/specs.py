@@ -27,6 +27,7 @@ __all__ = [
     "SparseTrainSpec",
     "Spec",
     "StoreSpec",
+    "TrainPrecision",
     "TrainSpec",
     "parse_spec",
 ]
@@ -42,6 +43,7 @@ _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 200
 View = Literal["identity", "hflip"]
 Alignment = Literal["resize", "receptive_field", "corners"]
 Precision = Literal["float32", "bfloat16"]
+TrainPrecision = Literal["automatic", "float32", "bfloat16"]
 ClassWeighting = Literal["none", "inverse_frequency", "median", "sqrt_median"]
 Baseline = Literal["majority", "prior", "rgb", "position", "deepest", "random_weights"]
 
@@ -170,7 +172,9 @@ class StoreSpec(Spec):
     canvas: CanvasSpec = Field(default_factory=CanvasSpec, description="the frame images are fitted into")
     dtype: Literal["float16", "float32", "bfloat16", "uint8"] = Field("float16", description="type of the stored numbers")
     compression: Literal["none", "zstd"] = Field("none", description="maps compress to 0.77-0.99 only; none reads fastest")
-    precision: Precision = Field("float32", description="arithmetic of the backbone; part of the store key")
+    precision: Precision = Field(
+        "float32", description="arithmetic of the backbone; part of the key; bfloat16 is slow on older CPUs"
+    )
     views: tuple[View, ...] = Field(("identity",), min_length=1, description="views of every training image to extract")
     shard_images: int | None = Field(None, ge=1, le=1024, description="images a shard file; by default files of >= 12 MB")
     batch_images: int = Field(8, ge=1, le=1024, description="images a forward pass; does not change the result's meaning")
@@ -220,7 +224,10 @@ class TrainSpec(Spec):
     dice: float = Field(0.0, ge=0.0, le=100.0, description="dense: weight of the soft Dice loss beside the cross entropy")
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="share of the target spread over all classes")
     loss_stride: int = Field(2, ge=1, le=64, description="dense: pixels between the points the loss is taken at")
-    precision: Precision = Field("float32", description="arithmetic of the head while training")
+    precision: TrainPrecision = Field(
+        "float32",
+        description="arithmetic of the head; automatic is bfloat16 where the processor multiplies it fast, else float32",
+    )
     holdout: float = Field(0.1, ge=0.0, lt=1.0, description="share of the train images kept for early stopping")
     patience: int = Field(0, ge=0, le=10_000, description="epochs without improvement before stopping; 0 never stops early")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of initial weights, order and dropout")

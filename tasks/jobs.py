@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from hypercolumns.arithmetic import settle_experiment
 from hypercolumns.specs import ExperimentSpec
 from storage.workspace import Workspace
 from tasks.cluster import Cluster
@@ -29,6 +30,12 @@ class Job(Message):
     """Where this run's own files go, when there is a run."""
     cluster: Cluster | None = None
     """What extraction and evaluation are spread over; None for this process alone. No part of any key."""
+
+    @field_validator("spec")
+    @classmethod
+    def _says_its_arithmetic(cls, spec: ExperimentSpec) -> ExperimentSpec:
+        # Settled where a job begins: a worker on another machine is told what was decided.
+        return settle_experiment(spec)
 
     @property
     def places(self) -> Workspace:

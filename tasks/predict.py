@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
+from hypercolumns.arithmetic import fast_precision
 from hypercolumns.backbones import build_backbone
 from hypercolumns.canvas import fit_image
 from hypercolumns.datasets.decoding import decode_image
@@ -63,15 +64,18 @@ class Predicted(BaseModel):
 class Predictor:
     """A trained model, ready to label images that nobody has seen.
 
+    It computes in the arithmetic that it was trained with where this machine multiplies that fast, and otherwise in float32.
+
     Args:
         model_path: The model's folder.
     """
 
     def __init__(self, model_path: Path) -> None:
         self._model, self.card = load_classifier(PixelConv, model_path)
-        self._model.dtype = torch_dtype(self.card.head_precision)
-        backbone = build_backbone(self.card.backbone, self.card.canvas.size_hw, precision=self.card.precision)
-        backbone.to(compute_device())
+        self._model.dtype = torch_dtype(fast_precision(self.card.head_precision))
+        device = compute_device()
+        precision = fast_precision(self.card.precision) if device.type == "cpu" else self.card.precision
+        backbone = build_backbone(self.card.backbone, self.card.canvas.size_hw, precision=precision).to(device)
         self._current: list[NDArray[np.uint8]] = []
         self._source = BackboneSource(backbone, lambda _: self._current[0], [layer.name for layer in self.card.layers])
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from hypercolumns.arithmetic import settle_experiment
 from hypercolumns.specs import ExperimentSpec
 from storage import references
 from storage.runs import append, create_run, new_run_id
@@ -26,7 +27,7 @@ _PACKAGES = ("hypercolumns", "torch", "torchvision", "timm", "numpy", "zarr", "h
 
 def begin_run(spec: ExperimentSpec, workspace: Path) -> Job:
     """Open a run's record and return its job."""
-    places = Workspace(workspace)
+    places, spec = Workspace(workspace), settle_experiment(spec)
     run_id = new_run_id(spec.name, datetime.now(UTC))
     started = {"spec": spec.model_dump(mode="json"), "provenance": provenance(spec)}
     folder = create_run(places.runs, run_id, started)

@@ -1,4 +1,4 @@
-"""Tensors as the store takes them: arrays that share their memory, and a cast that is quicker than numpy's."""
+"""Tensors as the store takes and gives them: arrays that share their memory, and conversions quicker than numpy's."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_array", "as_tensor", "cast_numbers"]
+__all__ = ["as_array", "as_tensor", "cast_numbers", "dequantise"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_BLOCK_NUMBERS = 1 << 18
+"""Numbers that are converted at a time: they are still in the cache when they are scaled."""
 
 
 def as_array(values: Tensor) -> Array:
@@ -36,3 +39,26 @@ def cast_numbers(source: Array, out: Array) -> None:
         # In one step torch converts these number by number.
         values = values.float()
     target.copy_(values)
+
+
+def dequantise(stored: Array, scale_offset: Array) -> Tensor:
+    """Turn the bytes of a uint8 store into what they stand for.
+
+    Args:
+        stored: Bytes (B, h, w, C).
+        scale_offset: Scale and offset of each image and channel (2, B, 1, 1, C), float32.
+
+    Returns:
+        Maps (B, h, w, C) in float32: byte times scale plus offset.
+    """
+    out = torch.empty(stored.shape, dtype=torch.float32)
+    channels = stored.shape[-1]
+    cells = max(1, _BLOCK_NUMBERS // channels)
+    for number, (scale, offset) in enumerate(zip(*torch.from_numpy(scale_offset).flatten(1, 3), strict=True)):
+        source, target = stored[number].reshape(-1, channels), out[number].view(-1, channels)
+        for start in range(0, len(source), cells):
+            block = target[start : start + cells]
+            # numpy's conversion, because torch takes no read-only memory, which mapped files are.
+            np.copyto(block.numpy(), source[start : start + cells])
+            torch.addcmul(offset, block, scale, out=block)
+    return out

@@ -21,7 +21,7 @@ from hypercolumns.specs import BackboneSpec, ExperimentSpec, Precision, StoreSpe
 from storage.core import store_key
 from storage.features import FeatureStore
 from storage.reading import MapReader
-from tasks.arrays import as_tensor
+from tasks.arrays import as_tensor, dequantise
 from tasks.device import compute_device
 from tasks.jobs import Job
 from tasks.manifests import Entry, Manifest, row_keys
@@ -181,12 +181,7 @@ class StoreSource:
 def read_tensor(reader: MapReader, layer: str, rows: Sequence[int] | np.ndarray) -> Tensor:
     """Read whole maps (B, h, w, C) as a tensor of the type they are kept in; float32 for uint8."""
     stored, scale_offset = reader.read_stored(layer, rows)
-    values = _tensor(stored)
-    if scale_offset is None:
-        return values
-    scale, offset = torch.from_numpy(scale_offset)
-    # Several times faster than the same in numpy, which converts a few bytes at a time.
-    return values.float().mul_(scale).add_(offset)
+    return _tensor(stored) if scale_offset is None else dequantise(stored, scale_offset)
 
 
 def _tensor(values: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""Arrays and tensors of the same numbers, and a cast that is the store's own."""
+"""Arrays and tensors of the same numbers, and conversions that are the store's own."""
 
 import itertools
 
@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from storage.encoding import cast_numbers as plain_cast
-from tasks.arrays import as_array, as_tensor, cast_numbers
+from tasks import arrays as tasks_arrays
+from tasks.arrays import as_array, as_tensor, cast_numbers, dequantise
 
 BITS = {np.float32: np.uint32, np.float16: np.uint16, np.uint16: np.uint16}
 
@@ -37,3 +38,16 @@ def test_a_tensor_comes_back_from_its_array_and_shares_its_memory(dtype):
     assert torch.equal(as_tensor(array), values)
     values[0, 0] = 7
     assert as_tensor(array)[0, 0] == 7
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 7, 3), (2, 1, 1, 40), (3, 6, 4, 2), (1, 0, 4, 2)])
+def test_bytes_stand_for_what_the_store_says_whatever_the_size_of_a_block(monkeypatch, shape):
+    monkeypatch.setattr(tasks_arrays, "_BLOCK_NUMBERS", 8)
+    random = np.random.default_rng(0)
+    stored = random.integers(0, 256, shape, np.uint8)
+    # As mapped files are.
+    stored.setflags(write=False)
+    scale_offset = random.normal(size=(2, shape[0], 1, 1, shape[3])).astype(np.float32)
+    found = dequantise(stored, scale_offset)
+    expected = stored.astype(np.float64) * scale_offset[0] + scale_offset[1]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max(initial=0)))

@@ -13,6 +13,9 @@ from torch import Tensor
 
 __all__ = ["as_pixels", "cast", "linear"]
 
+_BATCH = 16
+"""Images from which on torch hands 1x1 convolutions of one thread to oneDNN; fewer go to MKL after all."""
+
 _HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
@@ -22,7 +25,9 @@ def linear(
     """Apply a linear layer to the last dimension: `torch.nn.functional.linear`, to rounding."""
     if values.dtype != torch.float32 or values.device.type != "cpu" or not _HAS_ONEDNN:
         return F.linear(values, weight, bias)
-    result = F.conv2d(as_pixels(values), weight[:, :, None, None], bias)
+    points = values.numel() // max(1, values.shape[-1])
+    images = _BATCH if torch.get_num_threads() == 1 and points and points % _BATCH == 0 else 1
+    result = F.conv2d(as_pixels(values, images), weight[:, :, None, None], bias)
     return result.permute(0, 2, 3, 1).reshape(*values.shape[:-1], len(weight))
 
 
@@ -33,6 +38,6 @@ def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values.to(dtype)
 
 
-def as_pixels(values: Float[Tensor, "*points c"]) -> Float[Tensor, "1 c n 1"]:
-    """View points as the pixels of one narrow image, channels last in memory."""
-    return values.reshape(1, -1, 1, values.shape[-1]).permute(0, 3, 1, 2)
+def as_pixels(values: Float[Tensor, "*points c"], images: int = 1) -> Float[Tensor, "b c n 1"]:
+    """View points as the pixels of narrow images, which their number must divide; channels last in memory."""
+    return values.reshape(images, -1, 1, values.shape[-1]).permute(0, 3, 1, 2)

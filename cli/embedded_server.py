@@ -22,7 +22,9 @@ def main(host: str, port: int) -> None:
     threading.Thread(target=_end_with_starter, name="end-with-starter", daemon=True).start()
     import uvicorn
 
-    uvicorn.run(_SERVER, factory=True, host=host, port=port, log_level="error", lifespan="on", timeout_graceful_shutdown=_GRACE_SECONDS)
+    uvicorn.run(
+        _SERVER, factory=True, host=host, port=port, log_level="error", lifespan="on", timeout_graceful_shutdown=_GRACE_SECONDS
+    )
 
 
 def _end_with_starter() -> None:

@@ -54,7 +54,8 @@ def command(*arguments, home, log):
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
+        process.stdout.close()
 
 
 def wait_for(condition, log, seconds=240):

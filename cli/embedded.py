@@ -125,7 +125,8 @@ class EmbeddedServer:
             self._port = int(probe.getsockname()[1])
         self.url = f"http://{_LOOPBACK}:{self._port}/api"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cli.embedded_server", _LOOPBACK, str(self._port)],
+            # By its path, and with nothing put in front of sys.path: a folder `cli` where the user stands is none of ours.
+            [sys.executable, "-P", str(Path(__file__).with_name("embedded_server.py")), _LOOPBACK, str(self._port)],
             env={**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
             stdin=subprocess.PIPE,
             # Ctrl-C in a terminal goes to all of its processes: the run must find the server to tell it how it ended.

@@ -1,6 +1,6 @@
 """The process of an embedded Prefect server: it ends with the one that started it, however that one ends.
 
-Run as a module, with a pipe as its input that the starter holds open: the system closes it when the starter is gone, also by
+Run as a program, with a pipe as its input that the starter holds open: the system closes it when the starter is gone, also by
 kill -9, where nobody is left to end anything.
 """
 

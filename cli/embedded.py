@@ -19,7 +19,6 @@ __all__ = ["SETTINGS", "EmbeddedServer", "configure_prefect", "configured_auth",
 
 _LOOPBACK = "127.0.0.1"
 _START_SECONDS = 120
-_SERVER = "prefect.server.api.server:create_app"
 
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -117,7 +116,7 @@ class EmbeddedServer:
     """A Prefect server for the length of this process, started beside the import of everything else.
 
     Prefect would start the same one when a flow first asks, import all of the server for it, and wait: on two cores that is
-    half of a cached run's time. It listens on the loopback address alone and ends with this process.
+    half of a cached run's time. It listens on the loopback address alone and ends with this process, however that ends.
     """
 
     def __init__(self) -> None:
@@ -125,10 +124,13 @@ class EmbeddedServer:
             probe.bind((_LOOPBACK, 0))
             self._port = int(probe.getsockname()[1])
         self.url = f"http://{_LOOPBACK}:{self._port}/api"
-        where = ("--host", _LOOPBACK, "--port", str(self._port))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", "--factory", _SERVER, *where, "--log-level", "error", "--lifespan", "on"],
+            # By its path, and with nothing put in front of sys.path: a folder `cli` where the user stands is none of ours.
+            [sys.executable, "-P", str(Path(__file__).with_name("embedded_server.py")), _LOOPBACK, str(self._port)],
             env={**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+            stdin=subprocess.PIPE,
+            # Ctrl-C in a terminal goes to all of its processes: the run must find the server to tell it how it ended.
+            start_new_session=True,
         )
         atexit.register(self.stop)
         os.environ["PREFECT_API_URL"] = self.url

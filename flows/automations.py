@@ -17,7 +17,7 @@ DATA_ARRIVED = "hypercolumns.data.arrived"
 # Spelled out by the server, for each event: the name of its resource.
 _LINE_OF_EVENT = {"__prefect_kind": "jinja", "template": "{{ event.resource.name }}"}
 _DECIDED = ["hypercolumns.champion.kept", "hypercolumns.champion.promoted"]
-_HEARTBEAT = "prefect.flow-run.heartbeat"
+_HEARTBEAT, _RUNNING, _CANCELLING = (f"prefect.flow-run.{what}" for what in ("heartbeat", "Running", "Cancelling"))
 _ENDED = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")]
 _FAILED = [f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut")]
 # States in which nobody runs it, and no heartbeat is due.
@@ -45,7 +45,7 @@ def automations(
         timeout_hours: a run that takes longer is cancelled.
         webhook_block: identifier of the Prefect block that holds the webhook's address, if there is one.
     """
-    found = [_end_zombies(zombie_seconds), _cancel_late(timeout_hours)]
+    found = [_end_zombies(zombie_seconds), _end_cancelled(zombie_seconds), _cancel_late(timeout_hours)]
     if nightly := deployments.get(NIGHTLY):
         found.append(_retrain_on_arrival(nightly))
         if webhook_block:
@@ -59,7 +59,8 @@ def _end_zombies(seconds: int) -> dict[str, Any]:
     return _automation(
         "end runs without a heartbeat",
         f"A run whose process and worker died says nothing any more: after {seconds} s without a heartbeat it is Crashed.",
-        _absence([_HEARTBEAT], [_HEARTBEAT, *_ENDED, *_WAITING], seconds),
+        # The server says itself that a run is Running; a process that is killed at once has sent no heartbeat.
+        _absence([_RUNNING, _HEARTBEAT], [_RUNNING, _HEARTBEAT, _CANCELLING, *_ENDED, *_WAITING], seconds),
         {
             "type": "change-flow-run-state",
             "state": "CRASHED",
@@ -68,11 +69,24 @@ def _end_zombies(seconds: int) -> dict[str, Any]:
     )
 
 
+def _end_cancelled(seconds: int) -> dict[str, Any]:
+    return _automation(
+        "end cancelled runs without a heartbeat",
+        f"A run that is to be cancelled, and whose process is gone, obeys nobody: after {seconds} s it is Cancelled.",
+        _absence([_CANCELLING], [_HEARTBEAT, *_ENDED, *_WAITING], seconds),
+        {
+            "type": "change-flow-run-state",
+            "state": "CANCELLED",
+            "message": f"No heartbeat for {seconds} s after it was to be cancelled: its process is gone.",
+        },
+    )
+
+
 def _cancel_late(hours: float) -> dict[str, Any]:
     return _automation(
         "cancel runs that take too long",
         f"A run that has not ended {hours:g} hours after it began is cancelled; run again, it resumes from what it stored.",
-        _absence(["prefect.flow-run.Running"], [*_ENDED, *_WAITING], round(hours * 3600)),
+        _absence([_RUNNING], [_CANCELLING, *_ENDED, *_WAITING], round(hours * 3600)),
         {"type": "cancel-flow-run"},
     )
 

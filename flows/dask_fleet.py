@@ -6,8 +6,10 @@ functions by the names under which the workers import them; nothing of it is kep
 
 from __future__ import annotations
 
+import logging
 import queue
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
@@ -21,6 +23,7 @@ from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL
 from prefect_dask.task_runners import DaskTaskRunner
 
+from flows.dask_silence import Silence
 from flows.dask_workers import CONNECT_SECONDS, examine
 from tasks.cluster import Cluster, ClusterError, Terms
 from tasks.extract_together import extract_part
@@ -31,6 +34,7 @@ __all__ = ["DaskFleet"]
 PartT = TypeVar("PartT")
 DoneT = TypeVar("DoneT")
 
+_logger = logging.getLogger("hypercolumns.flows")
 _LOOK_SECONDS = 2.0
 _RERUN = "What was committed is kept: run again, and it resumes"
 
@@ -54,7 +58,7 @@ class DaskFleet:
     def __init__(self, cluster: Cluster, terms: Terms) -> None:
         if cluster.dask_address is None:
             raise ValueError("expected a cluster with an address, got one without; use Cluster.chosen")
-        self.terms, self._patience = terms, cluster.patience_seconds
+        self.terms, self._patience, self._silence = terms, cluster.patience_seconds, cluster.silence_seconds
         self.address = cluster.dask_address if "://" in cluster.dask_address else f"tcp://{cluster.dask_address}"
         api = PREFECT_API_URL.value()
         if not api:
@@ -78,7 +82,7 @@ class DaskFleet:
         try:
             with runner:
                 futures = [runner.submit(_TASKS[work], {"part": part}).wrapped_future for part in parts]
-                ended = _Waiting(runner.client, futures, self._patience).states()
+                ended = _Waiting(runner.client, futures, self._patience, Silence(self._silence)).states()
         except (OSError, TimeoutError) as error:
             raise self._lost(f"does not answer any more ({error})") from error
         except CancelledError as error:
@@ -92,8 +96,8 @@ class DaskFleet:
 class _Waiting:
     """Parts that are under way; fails as soon as nobody is left to do them."""
 
-    def __init__(self, client: Client, futures: Sequence[Future], patience_seconds: float) -> None:
-        self._client, self._futures, self._patience = client, futures, patience_seconds
+    def __init__(self, client: Client, futures: Sequence[Future], patience_seconds: float, silence: Silence) -> None:
+        self._client, self._futures, self._patience, self._silence = client, futures, patience_seconds, silence
         self._alive = time.monotonic()
         self._ended: queue.Queue[int] = queue.Queue()
         for number, future in enumerate(futures):
@@ -131,11 +135,20 @@ class _Waiting:
                 ) from error
 
     def _look(self) -> None:
-        """Make sure that there are workers, or that it is not long since there were."""
+        """Make sure that there are workers, or that it is not long since there were; give up those that stand still."""
         if self._client.status == "closed":
             raise CancelledError
-        cores = self._client.scheduler.ncores  # type: ignore[union-attr]
-        if self._client.sync(cores, callback_timeout=self._patience):  # type: ignore[no-untyped-call]
+        known = self._ask("identity")["workers"]
+        for worker in self._silence.too_long({address: about["last_seen"] for address, about in known.items()}):
+            _logger.warning("worker %s says nothing any more: others do its part", worker)
+            self._ask("unregister", address=worker, stimulus_id=f"silent-{uuid.uuid4().hex}")
+            known.pop(worker)
+        if known:
             self._alive = time.monotonic()
         elif time.monotonic() - self._alive > self._patience:
             raise ClusterError(f"the Dask cluster has lost all its workers, for more than {self._patience:g} s now. {_RERUN}")
+
+    def _ask(self, what: str, **about: Any) -> Any:
+        """Have the scheduler do something, and return what it answers."""
+        ask = getattr(self._client.scheduler, what)
+        return self._client.sync(ask, callback_timeout=self._patience, **about)  # type: ignore[no-untyped-call]

@@ -58,6 +58,12 @@ class Cluster(BaseModel):
     patience_seconds: float = Field(
         30.0, ge=1.0, le=3600.0, description="how long the cluster may be without workers before the run fails"
     )
+    silence_seconds: float = Field(
+        60.0,
+        ge=5.0,
+        le=3600.0,
+        description="a worker that stands still, and has said nothing for so long, is given up: others do its part",
+    )
 
     @field_validator("dask_address")
     @classmethod

@@ -70,7 +70,13 @@ def finish_run(job: Job, metrics: dict[str, Any] | None, report: Path | None) ->
 def fail_run(job: Job, error: BaseException) -> None:
     """Record that the run failed, and why."""
     if job.run_dir is not None:
-        append(job.run_dir, "failed", {"error": f"{type(error).__name__}: {error}"})
+        # A signal is no error of anybody's, and mostly comes without a word.
+        interrupted = f"interrupted ({type(error).__name__}); run again, and it resumes"
+        append(
+            job.run_dir,
+            "failed",
+            {"error": f"{type(error).__name__}: {error}" if isinstance(error, Exception) else interrupted},
+        )
 
 
 def provenance(spec: ExperimentSpec) -> dict[str, Any]:

@@ -224,3 +224,30 @@ def test_a_worker_that_stands_still_for_a_while_does_no_harm(dask, alone, worksp
         result = extract(dask, spec, workspace)
     resumed.join()
     assert is_the_same(store, FeatureStore.open(result.artefacts["extract"]))
+
+
+def test_a_worker_that_stands_still_for_good_is_given_up_and_costs_nothing_that_was_committed(dask, alone, workspace):
+    spec, store = alone
+    dask.start_workers(2)
+    stopped = dask.workers[0]
+
+    with Meanwhile(workspace, 2, lambda: os.kill(stopped.pid, signal.SIGSTOP)):
+        result = extract(dask, spec, workspace, silence_seconds=5)
+    assert stopped.poll() is None, "it stands still to the end"
+    assert dask.names() == {"worker-1"}
+    found = FeatureStore.open(result.artefacts["extract"])
+    assert is_the_same(store, found)
+    assert len(commits(workspace)) == _IMAGES // 2
+    os.kill(stopped.pid, signal.SIGCONT)
+    stopped.wait(60)
+    assert is_the_same(store, FeatureStore.open(result.artefacts["extract"])), "coming to, it does no harm, and ends"
+
+
+def test_a_cluster_whose_workers_all_stand_still_is_not_waited_for_for_ever(dask, alone, workspace):
+    spec, _ = alone
+    dask.start_workers(1)
+    with (
+        Meanwhile(workspace, 2, lambda: os.kill(dask.workers[0].pid, signal.SIGSTOP)),
+        pytest.raises(ClusterError, match=r"lost all its workers, for more than 3 s now. .*it resumes"),
+    ):
+        extract(dask, spec, workspace, patience_seconds=3, silence_seconds=5)

@@ -45,6 +45,7 @@ _PROJECT = {
 TOKEN = "T0KEN-of-the-webhook"
 ALL = {
     "hypercolumns: end runs without a heartbeat",
+    "hypercolumns: end cancelled runs without a heartbeat",
     "hypercolumns: cancel runs that take too long",
     "hypercolumns: retrain when data arrives",
     "hypercolumns: evaluate what was trained",
@@ -57,7 +58,11 @@ def test_only_what_fits_the_deployments_is_described():
         described = automations(deployments, zombie_seconds=120, timeout_hours=1, webhook_block=block)
         return {automation["name"] for automation in described}
 
-    always = {"hypercolumns: end runs without a heartbeat", "hypercolumns: cancel runs that take too long"}
+    always = {
+        "hypercolumns: end runs without a heartbeat",
+        "hypercolumns: end cancelled runs without a heartbeat",
+        "hypercolumns: cancel runs that take too long",
+    }
     assert names({"run-experiment": "1"}, "block") == always
     assert names({"evaluate-champion": "1"}) == always
     assert names({"nightly-retrain": "1"}) == always | {"hypercolumns: retrain when data arrives"}
@@ -203,6 +208,22 @@ def test_a_run_whose_process_was_killed_is_ended_for_want_of_a_heartbeat_and_one
         for process in processes:
             process.kill()
             process.wait()
+
+
+@pytest.mark.slow
+def test_a_run_that_dies_before_its_first_heartbeat_is_ended_and_one_that_was_to_be_cancelled_is_cancelled(up):
+    flow = up.deployment("nightly-retrain")["flow_id"]
+
+    def begin():
+        """Make a run that begins, as its process would tell the server, and is never heard of again."""
+        run = up.api.post("flow_runs/", flow_id=flow, state={"type": "PENDING"})["id"]
+        assert up.api.post(f"flow_runs/{run}/set_state", state={"type": "RUNNING"})["status"] == "ACCEPT"
+        return run
+
+    silent, unheard = begin(), begin()
+    assert up.api.post(f"flow_runs/{unheard}/set_state", state={"type": "CANCELLING"})["status"] == "ACCEPT"
+    assert up.wait(silent, {"CRASHED"}, 100)["message"].startswith("No heartbeat for 45 s")
+    assert up.wait(unheard, {"CANCELLED"}, 100)["message"].startswith("No heartbeat for 45 s after it was to be cancelled")
 
 
 @pytest.mark.slow

@@ -137,7 +137,7 @@ def compare_variants(job: BoxJob, spec: CompareSpec, task: str, prepared: BoxPre
 def _row(task: str, variant: Variant, trained: BoxTrained, evaluated: BoxEvaluated, extracted: Extracted) -> HeadRow:
     card = read_description(trained.path)
     layers = tuple(layer["name"] for layer in card["layers"])
-    scores = {name: value for name, value in evaluated.metrics.items() if name not in {"intervals", "per_class"}}
+    scores = {name: value for name, value in evaluated.metrics.items() if name not in {"intervals", "per_class", "mistakes"}}
     return HeadRow(
         task=task,
         name=variant.name,

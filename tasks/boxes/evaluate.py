@@ -21,14 +21,20 @@ from tasks.boxes.baselines import box_baselines
 from tasks.boxes.heads import load_head
 from tasks.boxes.jobs import BoxEvaluated, BoxJob, BoxPrepared, BoxTrained
 from tasks.boxes.manifests import BoxEntry, BoxManifest, InstanceEntry, load_box_manifest
+from tasks.boxes.mistakes import diagnose_boxes
 from tasks.boxes.predictions import BoxPrediction, HeadPredictor, Predictor, truth_boxes
 from tasks.boxes.scoring import Predictions, describe_scores, protocol_line, score_name, summarise_boxes
+from tasks.boxes.tables import overlap_tables
 from tasks.jobs import Extracted
 from tasks.manifests import load_manifest
 from tasks.record import note_use
 from tasks.stores import open_source
 
 __all__ = ["evaluate_boxes", "load_predictions", "predict_split"]
+
+
+_VERSION = 2
+"""Raised when the same head and images would give another evaluation."""
 
 
 def evaluate_boxes(job: BoxJob, prepared: BoxPrepared, extracted: Extracted, trained: BoxTrained) -> BoxEvaluated:
@@ -38,6 +44,7 @@ def evaluate_boxes(job: BoxJob, prepared: BoxPrepared, extracted: Extracted, tra
     manifest = load_box_manifest(prepared.path)
     key = digest(
         {
+            "version": _VERSION,
             "model": trained.key,
             "boxes": manifest.content_key(spec.instances.val_split),
             "evaluate": spec.evaluate.model_dump(mode="json", exclude={"panels"}),
@@ -82,8 +89,11 @@ def _evaluate(job: BoxJob, prepared: BoxPrepared, manifest: BoxManifest, trained
     kept: Predictions = {}
     for name, predictor in predictors.items():
         predictions = predict_split(manifest, split, predictor, spec, name)
-        summaries[name] = summarise_boxes(manifest, split, predictions, spec)
+        tables = overlap_tables(manifest.splits[split], predictions["found"], spec.task)
+        summaries[name] = summarise_boxes(manifest, split, predictions, spec, tables)
         scores[name] = describe_scores(summaries[name], spec)
+        if tables:
+            scores[name]["mistakes"] = diagnose_boxes(tables, manifest.class_names, spec)
         if name == "model":
             kept = predictions
         elif spec.evaluate.bootstrap:

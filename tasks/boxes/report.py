@@ -17,6 +17,7 @@ from tasks.boxes.charts import box_charts
 from tasks.boxes.evaluate import load_predictions
 from tasks.boxes.jobs import BoxEvaluated, BoxJob, BoxPrepared, BoxTrained
 from tasks.boxes.manifests import BoxManifest, load_box_manifest
+from tasks.boxes.mistakes import KINDS
 from tasks.boxes.panels import choose_shots
 from tasks.boxes.record import box_provenance
 from tasks.boxes.results import write_results
@@ -92,6 +93,7 @@ def _gather(
         tables=(
             score_table(spec.task, scores),
             *_differences(spec.task, scores),
+            *_mistakes(scores),
             _per_class(scores),
             _costs(stages, extracted),
         ),
@@ -107,7 +109,7 @@ def headline(task: str, scores: Mapping[str, Any], confidence: float) -> tuple[s
     name = (
         HEADLINES[task]
         if HEADLINES[task] in scores
-        else next(name for name in scores if name not in {"intervals", "per_class"})
+        else next(name for name in scores if name not in {"intervals", "per_class", "mistakes"})
     )
     bounds = scores["intervals"].get(name)
     sure = "no interval" if bounds is None else f"{100 * confidence:g} % interval {numbers.interval(tuple(bounds))}"
@@ -154,6 +156,22 @@ def _differences(task: str, scores: Mapping[str, Mapping[str, Any]]) -> tuple[Ta
                 rows.append(row)
     columns = ("against", "score", "points better", "interval", "better in resamples")
     return (Table("Against the baselines", columns, tuple(rows), "Paired: both on the same drawn images."),) if rows else ()
+
+
+def _mistakes(scores: Mapping[str, Mapping[str, Any]]) -> tuple[Table, ...]:
+    """Return what the best detections of each predictor are, all classes together."""
+    found = {name: values["mistakes"] for name, values in scores.items() if values.get("mistakes")}
+    if not found:
+        return ()
+    kinds = ("instances", *KINDS, "missed")
+    rows = tuple((TITLES.get(name, name), *(str(each["all"][kind]) for kind in kinds)) for name, each in found.items())
+    own = found["model"]
+    note = (
+        "Of each class as many of its best detections are looked at as it has instances. Correct: finds an instance at overlap "
+        f"{own['threshold']:g}. Mislocalised: overlaps one of its class, too little or a second time. Similar and other class, "
+        f"background: overlaps only those, or nothing. Similar classes: {own['similar']}."
+    )
+    return (Table("Mistakes", ("predictor", *(numbers.words(kind) for kind in kinds)), rows, note, frozenset({0})),)
 
 
 def _per_class(scores: Mapping[str, Mapping[str, Any]]) -> Table:

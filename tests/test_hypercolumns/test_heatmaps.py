@@ -19,7 +19,7 @@ from hypercolumns.heatmaps import (
     project,
     splat,
 )
-from hypercolumns.heatmaps.baselines import ellipse, mean_points, mean_targets, rectangle
+from hypercolumns.heatmaps.baselines import ellipse, mean_points, mean_targets, prior_logits, rectangle
 
 BOX = np.array([4.0, 2.0, 24.0, 12.0])
 
@@ -171,6 +171,27 @@ def test_baselines_know_where_the_box_ends_in_an_expanded_heatmap():
     np.testing.assert_array_equal(inner, np.pad(np.ones((8, 8)), 1))
     assert ellipse(400).mean() == pytest.approx(np.pi / 4, abs=2e-3)
     assert ellipse(400, 0.5).mean() == pytest.approx(np.pi / 16, abs=2e-3)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_prior_is_the_mean_target_with_some_boxes_of_the_simpler_mean_added(alike):
+    random = np.random.default_rng(0)
+    targets = [(slice(n % 2, n % 2 + 1), (random.random((1, 3, 3)) < 0.3).astype(np.float32)) for n in range(9)]
+    targets[0][1][0, 0, 0] = np.nan
+    shares = 1 / (1 + np.exp(-prior_logits(targets, 3, 2.0, alike=alike).astype(np.float64)))
+    for output in range(2):
+        own = np.concatenate([target for outputs, target in targets if outputs.start == output])
+        for y, x in np.ndindex(3, 3):
+            simple = np.concatenate([target[:, y, x] for _, target in targets]) if alike else own.ravel()
+            simple = simple[~np.isnan(simple)]
+            mean = (simple.sum() + 0.5) / (len(simple) + 1)
+            known = own[:, y, x][~np.isnan(own[:, y, x])]
+            assert shares[output, y, x] == pytest.approx((known.sum() + 2 * mean + 0.5) / (len(known) + 3), rel=1e-5)
+    # An output without a box has the mean of the others, or knows nothing.
+    assert shares[2].std() > 0.01 if alike else shares[2] == pytest.approx(0.5)
+    assert np.isfinite(prior_logits([(slice(0, 1), np.ones((1, 2, 2), np.float32))], 1, 0.0, alike=alike)).all()
+    with pytest.raises(SamplingError, match="got none"):
+        prior_logits([], 1, 0.0, alike=alike)
 
 
 def test_means_are_over_what_is_known():

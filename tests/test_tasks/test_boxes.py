@@ -1,11 +1,15 @@
 """The three tasks inside boxes, stage by stage: what is cached, what is shared, what is scored, and what is refused."""
 
+import contextlib
+import io
 import json
 import warnings
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from hypercolumns.box_experiments import CompareSpec
 from hypercolumns.errors import DatasetError, LayerNotFoundError, SamplingError, SpecError, TrainingError
@@ -21,6 +25,7 @@ from tasks.boxes.mistakes import KINDS, diagnose_boxes
 from tasks.boxes.predict import predict_boxes
 from tasks.boxes.predictions import BoxPrediction
 from tasks.boxes.prepare import prepare_boxes
+from tasks.boxes.results import result_records
 from tasks.boxes.scoring import describe_scores, summarise_boxes
 from tasks.manifests import Entry
 from tests.box_factory import box_spec, box_values, run_boxes
@@ -532,6 +537,42 @@ def person(points, **changes):
     x, y = np.array(points)[:, 0], np.array(points)[:, 1]
     values = {"label": 0, "box_xyxy": (x.min(), y.min(), x.max(), y.max()), "ignored": False}
     return InstanceEntry(**values, keypoints_xyv=[(*point, 2.0) for point in points], **changes)
+
+
+def test_pycocotools_scores_the_written_poses_as_they_were_scored_here():
+    random = np.random.default_rng(1)
+    entries, found, annotations = [], [], []
+    for number in range(1, 6):
+        points = random.integers(5, 75, (17, 2)).astype(float)
+        image = Entry(image_id=str(number), image_path="x", image_sha256="0" * 64, image_hw=(80, 80))
+        truth = person(points.tolist())
+        entries.append(BoxEntry(image=image, number=number, instances=(truth,), detections=()))
+        x0, y0, x1, y1 = truth.box_xyxy
+        flat = [value for x, y in points.tolist() for value in (x - 0.5, y - 0.5, 2)]
+        box = [x0, y0, x1 - x0, y1 - y0]
+        annotation = {"id": number, "image_id": number, "category_id": 1, "keypoints": flat, "num_keypoints": 17, "bbox": box}
+        annotations.append({**annotation, "area": box[2] * box[3], "iscrowd": 0})
+        for noise in (2.0, 8.0):
+            moved = points + random.normal(0, noise, points.shape)
+            lines = [(x, y, score) for (x, y), score in zip(moved.tolist(), random.random(17).tolist(), strict=True)]
+            found.append((number, BoxPrediction(label=0, score=random.random(), box_xyxy=truth.box_xyxy, points_xys=lines)))
+    classes = (ClassEntry(name="person", category_id=1, keypoints=tuple(f"k{n}" for n in range(17))),)
+    manifest = BoxManifest(dataset="poses", classes=classes, max_megapixels=1, splits={"val": tuple(entries)})
+    own = [[each for number, each in found if number == entry.number] for entry in entries]
+    scores = describe_scores(
+        summarise_boxes(manifest, "val", {"found": own, "given": own}, box_spec(task="keypoints")), box_spec()
+    )
+    records = [record for entry, each in zip(entries, own, strict=True) for record in result_records(entry, classes, each)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        known = COCO()
+        known.dataset = {"images": [{"id": n} for n in range(1, 6)], "categories": [{"id": 1}], "annotations": annotations}
+        known.createIndex()
+        judge = COCOeval(known, known.loadRes(records), "keypoints")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    assert 0.05 < scores["oks_ap"] < 0.95
+    assert (scores["oks_ap"], scores["oks_ap@0.5"]) == pytest.approx(tuple(judge.stats[:2]), abs=1e-9)
 
 
 def test_poses_of_cocos_keypoints_are_scored_by_their_similarity():

@@ -96,6 +96,12 @@ class BoxEvalSpec(Spec):
         le=1,
         description="segment: masks of a class that overlap a better one by more are left out; none keeps all",
     )
+    peak_blur: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="keypoints: how wide heatmaps are blurred before the maximum is sought, a share of the longer side",
+    )
     alphas: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(
         (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5),
         min_length=1,

@@ -19,13 +19,14 @@ __all__ = ["BoxReport", "Chart", "Series", "Shot", "ShotGroup", "Table"]
 
 @dataclass(frozen=True)
 class Table:
-    """A table: the first column names the rows; `strong` says which rows are the model's own."""
+    """A table: the first column names the rows; `strong` says which rows are the model's own; `folded` ones open on demand."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
     strong: frozenset[int] = frozenset()
+    folded: bool = False
 
     def __post_init__(self) -> None:
         for row in self.rows:

@@ -81,7 +81,9 @@ def _gather(
     summaries: Mapping[str, Summary],
 ) -> BoxReport:
     spec = job.spec
-    scores = read_description(evaluated.path)["scores"]
+    kept = read_description(evaluated.path)["scores"]
+    # Kept in the order of their names; the head comes first.
+    scores = {"model": kept["model"], **kept}
     value, sentence = headline(spec.task, scores["model"], spec.evaluate.confidence)
     return BoxReport(
         title=spec.name,
@@ -177,8 +179,16 @@ def _mistakes(scores: Mapping[str, Mapping[str, Any]]) -> tuple[Table, ...]:
 def _per_class(scores: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return each class's, keypoint's or part's score of every predictor."""
     wanted = [name for name in scores["model"]["per_class"] if name.startswith(_ONE_BY_ONE)]
-    rows = tuple((name, *(numbers.percent(each["per_class"].get(name)) for each in scores.values())) for name in wanted)
-    return Table("One by one", ("score", *(TITLES.get(name, name) for name in scores)), rows)
+    rows = tuple(
+        (_one_title(name), *(numbers.percent(each["per_class"].get(name)) for each in scores.values())) for name in wanted
+    )
+    return Table("One by one", ("score", *(TITLES.get(name, name) for name in scores)), rows, folded=True)
+
+
+def _one_title(name: str) -> str:
+    """Write the name of a class's, keypoint's or part's score for people: what it is of, and which score."""
+    score, _, one = name.partition("/")
+    return f"{numbers.words(one)}: {score_title(score).split(',')[0]}"
 
 
 def _costs(stages: Mapping[str, Stage], extracted: Extracted) -> Table:

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from skimage.segmentation import slic
 
 from hypercolumns.errors import GeometryError, SamplingError
 from hypercolumns.geometry import REFINER_EXPANSION
 from hypercolumns.heatmaps import (
+    blur,
     cut_mask,
     find_peaks,
     find_superpixels,
@@ -192,6 +194,27 @@ def test_a_prior_is_the_mean_target_with_some_boxes_of_the_simpler_mean_added(al
     assert np.isfinite(prior_logits([(slice(0, 1), np.ones((1, 2, 2), np.float32))], 1, 0.0, alike=alike)).all()
     with pytest.raises(SamplingError, match="got none"):
         prior_logits([], 1, 0.0, alike=alike)
+
+
+def test_a_blur_is_scipys_and_round_in_the_image():
+    heatmaps = np.random.default_rng(0).random((2, 20, 20))
+    # Twice as wide as high: σ is 0.1 of the width, 2 pixels across and 4 down.
+    expected = [gaussian_filter(each, (4, 2), mode="constant", truncate=30) for each in heatmaps]
+    np.testing.assert_allclose(blur(heatmaps, 0.1, (80.0, 40.0)), expected, atol=1e-6)
+    assert blur(heatmaps, 0.0, (80.0, 40.0)) is heatmaps
+
+
+def test_a_blurred_maximum_lies_where_most_is_not_at_a_lone_pixel():
+    heatmap = np.zeros((1, 20, 20))
+    heatmap[0, 2, 2], heatmap[0, 12:15, 12:15] = 1.0, 0.8
+    np.testing.assert_allclose(find_peaks(heatmap)[0], [[0.125, 0.125]])
+    np.testing.assert_allclose(find_peaks(blur(heatmap, 0.1, (1, 1)))[0], [[0.675, 0.675]], atol=0.01)
+
+
+@pytest.mark.parametrize(("sigma", "box"), [(-0.1, (1, 1)), (0.1, (0, 1)), (np.nan, (1, 1))])
+def test_a_blur_of_no_width_or_over_no_box_is_refused(sigma, box):
+    with pytest.raises(GeometryError, match="sigma"):
+        blur(np.zeros((1, 3, 3)), sigma, box)
 
 
 def test_means_are_over_what_is_known():

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import warnings
 
 import numpy as np
@@ -595,3 +596,11 @@ def test_poses_of_cocos_keypoints_are_scored_by_their_similarity():
         assert scores["oks_ap"] == pytest.approx(expected, abs=1e-9 if expected else 0.01)
         assert "oks_ap@0.5" in scores
         assert len(scores["intervals"]["oks_ap"]) == 2
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_report_s_first_and_marked_row_is_the_head_s(outcomes, task):
+    page = outcomes[task].report().path.read_text(encoding="utf-8")
+    rows = re.findall(r'<tr class="model"><th scope="row">([^<]*)<', page)
+    assert set(rows) == {"grid classifiers on hypercolumns"}
+    assert len(rows) == (1 if task == "keypoints" else 2)

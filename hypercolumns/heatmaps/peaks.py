@@ -71,8 +71,9 @@ def _gaussian(side: int, sigma: float) -> NDArray[np.float64]:
     """Return how much each of S neighbouring pixels counts at each of them (S, S); σ in pixels."""
     places = np.arange(side)
     reach = np.arange(-side, side + 1)
-    weights: NDArray[np.float64] = np.exp(-0.5 * ((places[:, None] - places) / sigma) ** 2)
-    return weights / np.exp(-0.5 * (reach / sigma) ** 2).sum()
+    total = np.exp(-0.5 * (reach / sigma) ** 2).sum()
+    weights: NDArray[np.float64] = np.exp(-0.5 * ((places[:, None] - places) / sigma) ** 2) / total
+    return weights
 
 
 def _top(lines: NDArray[np.float64], place: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -94,6 +94,9 @@ def _summary(value: dict[str, Any]) -> str:
                 bounds = scores["intervals"].get(score)
                 sure = f"  [{bounds[0] * 100:.1f}, {bounds[1] * 100:.1f}]" if bounds else ""
                 lines.append(f"  {score:24s} {number * 100:5.1f} %{sure}")
+            if mistakes := scores.get("mistakes"):
+                counts = ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in mistakes["all"].items())
+                lines.append(f"  detections at overlap {mistakes['threshold']:g}: {counts}")
         lines.append(f"protocol: {value['protocol']}")
     if cache := value["cache"]:
         hits, misses = (sum(layer[kind] for layer in cache.values()) for kind in ("hits", "misses"))

@@ -35,6 +35,20 @@ class BoxTrainSpec(Spec):
     cell_boxes: int = Field(600, ge=1, le=100_000, description="boxes of the fit by cells, and of the standardisation")
     cell_pixels: int = Field(100, ge=1, le=10_000, description="pixels of each of these boxes, spread evenly over the cells")
     cell_l2: float = Field(3.0, gt=0, le=1e6, description="weight of the penalty of the fit by cells")
+    prior_boxes: float | None = Field(
+        10.0,
+        ge=0,
+        le=1e6,
+        description="classifiers learn how boxes differ from the mean target of their class, in which the mean of all classes "
+        "counts as so many boxes; none: they start from nothing",
+    )
+    class_l2: float | None = Field(
+        10.0,
+        gt=0,
+        le=1e6,
+        description="segment: the classes of a cell share a classifier; weight of the penalty of what each has of its own; "
+        "none: each is fitted alone",
+    )
     cell_iterations: int = Field(20, ge=0, le=1000, description="most steps of the fit of a cell's classifier; 0 leaves it out")
     epochs: int = Field(2, ge=0, le=10_000, description="passes over the drawn boxes, end to end; 0 keeps the fit by cells")
     batch: int = Field(16, ge=1, le=4096, description="boxes a step")
@@ -81,6 +95,12 @@ class BoxEvalSpec(Spec):
         ge=0,
         le=1,
         description="segment: masks of a class that overlap a better one by more are left out; none keeps all",
+    )
+    peak_blur: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="keypoints: how wide heatmaps are blurred before the maximum is sought, a share of the longer side",
     )
     alphas: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(
         (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5),

@@ -9,6 +9,7 @@ Source: Hariharan et al., CVPR 2015, sec. 3 (classifiers of a grid cell are trai
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -62,11 +63,17 @@ def fit_cells(
     *,
     l2: float = 1e-3,
     iterations: int = 100,
+    offsets: Tensor | None = None,
+    own_l2: float | None = None,
 ) -> Float[Tensor, "cells classes"]:
     """Fit the classifiers of a grid in place, each on the pixels of its cell, by logistic loss.
 
     For each cell and class, mean loss + l2/2·|w|² is minimised over weights w of standardised columns and a free bias. Where
-    all known targets are the same, the classifier becomes the constant (sum + ½)/(n + 1); where none is known, nothing changes.
+    all known targets are the same, the classifier becomes the constant (sum + ½)/(n + 1), or, with offsets, adds nothing to
+    them; where none is known, nothing changes.
+
+    With `own_l2` the classes of a cell share a classifier, fitted on the pixels of all of them, and each class departs from it
+    in weights and bias: mean loss + own_l2/2·(|w - w_shared|² + (b - b_shared)²) is minimised. At infinity none does.
 
     Args:
         model: The classifiers, their standardisation set before.
@@ -75,6 +82,8 @@ def fit_cells(
         targets: In [0, 1] (m, classes); NaN where unknown, as for the classes other than the box's own.
         l2: Weight of the penalty, > 0.
         iterations: Limit of the optimiser's (L-BFGS) steps for one classifier.
+        offsets: What is added to the logits and not learned (m, classes), such as the head's prior; by default nothing.
+        own_l2: Weight of the penalty of what classes have of their own, > 0; None lets classes share nothing.
 
     Returns:
         The mean loss of each classifier without the penalty; NaN where nothing was known.
@@ -84,37 +93,94 @@ def fit_cells(
         DivergedError: a column is not finite, or far too large.
     """
     _check(model, columns, cells, targets, l2, iterations)
+    _check_options(targets, offsets, own_l2)
+    fixed = torch.zeros_like(targets) if offsets is None else offsets
     losses = torch.full((model.grid**2, model.classes), math.nan)
     weight = model.first.weight.data.view(model.grid**2, model.classes, -1)
     bias = model.first.bias.data.view(model.grid**2, model.classes)
     for cell in sorted(set(cells.tolist())):
         inside = (cells == cell).nonzero()[:, 0]
-        values = (columns[inside] - model.mean) / model.std
-        if not bool((values.abs() < _LARGEST).all()):
-            raise DivergedError(
-                f"cell {cell}: expected standardised columns below {_LARGEST:.0e}, got others; set the statistics first, and "
-                "use float32 maps where half precision overflows"
-            )
+        values = _standardised(model, columns[inside], cell)
+        fit = _CellFit(values, targets[inside].float(), fixed[inside].float(), iterations)
+        shared = None if own_l2 is None else fit.together(l2)
         for label in range(model.classes):
-            known = targets[inside, label].isnan().logical_not().nonzero()[:, 0]
-            if not len(known):
-                continue
-            fitted = _fit_one(values[known], targets[inside[known], label].float(), l2, iterations)
-            weight[cell, label], bias[cell, label], losses[cell, label] = fitted
+            fitted = fit.alone(label, l2) if shared is None or own_l2 is None else fit.apart(label, shared, own_l2)
+            if fitted is not None:
+                weight[cell, label], bias[cell, label], losses[cell, label] = fitted
     return losses
 
 
-def _fit_one(values: Tensor, targets: Tensor, l2: float, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
-    if bool((targets == targets[0]).all()):
+def _standardised(model: GridClassifier, columns: Tensor, cell: int) -> Tensor:
+    values: Tensor = (columns - model.mean) / model.std
+    if not bool((values.abs() < _LARGEST).all()):
+        raise DivergedError(
+            f"cell {cell}: expected standardised columns below {_LARGEST:.0e}, got others; set the statistics first, and use "
+            "float32 maps where half precision overflows"
+        )
+    return values
+
+
+_Fitted = tuple[Tensor, Tensor, Tensor]
+"""Weights, bias and mean loss."""
+
+
+@dataclass(frozen=True)
+class _CellFit:
+    """The pixels of one cell: standardised columns (m, D), targets and offsets (m, classes)."""
+
+    values: Tensor
+    targets: Tensor
+    offsets: Tensor
+    iterations: int
+
+    def alone(self, label: int, l2: float) -> _Fitted | None:
+        known = self._known(label)
+        if not len(known):
+            return None
+        return _fit_one(self.values[known], self.targets[known, label], self.offsets[known, label], l2, self.iterations)
+
+    def together(self, l2: float) -> _Fitted | None:
+        """Fit one classifier on what is known of all classes."""
+        rows, labels = self.targets.isnan().logical_not().nonzero(as_tuple=True)
+        if not len(rows):
+            return None
+        return _fit_one(self.values[rows], self.targets[rows, labels], self.offsets[rows, labels], l2, self.iterations)
+
+    def apart(self, label: int, shared: _Fitted, own_l2: float) -> _Fitted:
+        """Fit what a class has of its own; nothing where it has no pixel, or may have nothing."""
+        known, (weight, bias, loss) = self._known(label), shared
+        if not len(known) or math.isinf(own_l2):
+            return shared
+        start = self.offsets[known, label] + self.values[known] @ weight + bias
+        # The bias departs at the same price: a column of ones, and no free bias.
+        values = torch.cat([self.values[known], torch.ones(len(known), 1, device=start.device)], dim=1)
+        both, _, loss = _fit_one(values, self.targets[known, label], start, own_l2, self.iterations, free_bias=False)
+        more, further = both[:-1], both[-1]
+        return weight + more, bias + further, loss
+
+    def _known(self, label: int) -> Tensor:
+        return self.targets[:, label].isnan().logical_not().nonzero()[:, 0]
+
+
+def _fit_one(
+    values: Tensor, targets: Tensor, offsets: Tensor, l2: float, iterations: int, *, free_bias: bool = True
+) -> _Fitted:
+    if free_bias and bool((targets == targets[0]).all()):
+        # A free bias would grow without end.
         constant = torch.logit((targets.sum() + 0.5) / (len(targets) + 1))
-        return torch.zeros_like(values[0]), constant, F.binary_cross_entropy_with_logits(constant.expand_as(targets), targets)
-    weight, bias = torch.zeros_like(values[0]).requires_grad_(), values.new_zeros(()).requires_grad_()
+        constant = torch.zeros_like(constant) if bool(offsets.any()) else constant
+        return torch.zeros_like(values[0]), constant, F.binary_cross_entropy_with_logits(offsets + constant, targets)
+    weight, bias = torch.zeros_like(values[0]).requires_grad_(), values.new_zeros(()).requires_grad_(free_bias)
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=iterations, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+        [weight, bias] if free_bias else [weight],
+        max_iter=iterations,
+        tolerance_grad=1e-6,
+        tolerance_change=1e-10,
+        line_search_fn="strong_wolfe",
     )
 
     def loss() -> Tensor:
-        return F.binary_cross_entropy_with_logits(values @ weight + bias, targets)
+        return F.binary_cross_entropy_with_logits(offsets + values @ weight + bias, targets)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -140,3 +206,10 @@ def _check(model: GridClassifier, columns: Tensor, cells: Tensor, targets: Tenso
         raise GeometryError("expected targets in [0, 1], or NaN where unknown, got others")
     if not (l2 > 0 and math.isfinite(l2)) or iterations < 1:
         raise GeometryError(f"expected l2 > 0 and at least one iteration, got {l2} and {iterations}")
+
+
+def _check_options(targets: Tensor, offsets: Tensor | None, own_l2: float | None) -> None:
+    if offsets is not None and (offsets.shape != targets.shape or not bool(offsets.isfinite().all())):
+        raise GeometryError(f"expected finite offsets {tuple(targets.shape)}, as targets, got {tuple(offsets.shape)} or others")
+    if own_l2 is not None and not own_l2 > 0:
+        raise GeometryError(f"expected own_l2 > 0, or none, got {own_l2}")

@@ -1,7 +1,8 @@
 """Location-specific classifiers: heatmaps over boxes by a grid of K x K linear classifiers on hypercolumns.
 
-At pixel i of a box's heatmap p_i = Σ_k α_ik σ(g_k(f_i)): the probabilities of the classifiers around the pixel are
-interpolated, not their logits. No hypercolumn f_i is built where it can be helped, and at most four classifiers are applied:
+At pixel i of a box's heatmap p_i = Σ_k α_ik σ(g_k(f_i) + o_i): the probabilities of the classifiers around the pixel are
+interpolated, not their logits. The prior o_i is fixed, zero unless set: what is known of a pixel before a box is seen. No
+hypercolumn f_i is built where it can be helped, and at most four classifiers are applied:
 
 - where a map has fewer cells than the boxes have pixels, all classifiers are applied to its cells (of the whole map, or of what
   the boxes cover, whichever is less), and the sums of all such maps are read at the pixels together;
@@ -55,6 +56,7 @@ class GridClassifier(nn.Module):
 
     mean: Tensor
     std: Tensor
+    prior: Tensor
 
     def __init__(
         self,
@@ -81,12 +83,17 @@ class GridClassifier(nn.Module):
         self.first = nn.Linear(self.columns, grid * grid * classes)
         self.register_buffer("mean", torch.zeros(self.columns))
         self.register_buffer("std", torch.ones(self.columns))
+        self.register_buffer("prior", torch.zeros(classes, side, side))
 
     def set_statistics(self, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> None:
         """Set the standardisation of the layers' channels (ΣC,): those that hardly vary keep a standard deviation of one."""
         mean, std = (self._repeated(values) for values in (mean, std))
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std > _SMALLEST_STD, std, torch.ones_like(std)))
+
+    def set_prior(self, logits: Float[Tensor, "classes y x"]) -> None:
+        """Set what is added to every classifier's logit at each pixel of the heatmaps: what is known before a box is seen."""
+        self.prior.copy_(logits)
 
     def folded(self) -> tuple[Float[Tensor, "k k classes d"], Float[Tensor, "k k classes"]]:
         """Fold the standardisation into the classifiers: W/σ and b - (W/σ)μ, for raw hypercolumns."""
@@ -120,16 +127,18 @@ class GridClassifier(nn.Module):
         """
         placed = self._placed(maps, boxes_xyxy, image_rows, edges_xyxy)
         weight, bias = self.folded()
+        prior = self.prior.permute(1, 2, 0)
         if box_classes is None:
             own = slice(None) if outputs is None else outputs
             slices = torch.split(weight[:, :, own], self.sizes, dim=3)
-            return box_heatmaps(self.plan, placed, slices, bias[:, :, own]).permute(0, 3, 1, 2)
+            return box_heatmaps(self.plan, placed, slices, bias[:, :, own], prior[..., own]).permute(0, 3, 1, 2)
         chosen = _checked_numbers(box_classes, len(boxes_xyxy), self.classes, "class").to(weight.device)
         found, order = [bias.new_empty(0, self.side, self.side, 1)], [chosen.new_empty(0)]
         for label in sorted(set(chosen.tolist())):
             members, own = (chosen == label).nonzero()[:, 0], slice(label, label + 1)
             slices = torch.split(weight[:, :, own], self.sizes, dim=3)
-            found.append(box_heatmaps(self.plan, [part.select(members) for part in placed], slices, bias[:, :, own]))
+            chosen_maps = [part.select(members) for part in placed]
+            found.append(box_heatmaps(self.plan, chosen_maps, slices, bias[:, :, own], prior[..., own]))
             order.append(members)
         return torch.cat(found)[torch.cat(order).argsort()][..., 0]
 
@@ -160,12 +169,7 @@ class GridClassifier(nn.Module):
         if pixels.dim() != 2 or len(pixels) != boxes:
             raise GeometryError(f"expected pixels of shape ({boxes}, m), so many for each box, got {tuple(pixels.shape)}")
         numbers = _checked_numbers(pixels.flatten(), pixels.numel(), self.side**2, "pixel").view_as(pixels).to(self.mean.device)
-        found = [self.mean.new_empty(0, pixels.shape[1], self.columns)]
-        # Box by box: all pixels of all boxes would be gigabytes.
-        for box in torch.arange(boxes, device=numbers.device)[:, None]:
-            whole = torch.cat([part.select(box).read(slice(None)) for part in placed], dim=-1)
-            found.append(whole.flatten(1, 2)[:, numbers[box[0]]])
-        return torch.cat(found)
+        return torch.cat([part.read_pixels(numbers) for part in placed], dim=-1).to(self.mean.dtype)
 
     def _repeated(self, values: Tensor) -> Tensor:
         """Repeat the finest layer's channels for each of the cells that its kernel sees."""

@@ -47,12 +47,19 @@ class PlacedMap:
 
     def read(self, rows: slice) -> Float[Tensor, "boxes y x _"]:
         """Return the layer's raw columns at some rows of the heatmaps; with the cells around each one if a kernel sees them."""
+        return self._seen(lambda cells, taps, window: _read(cells, taps, window, rows))
+
+    def read_pixels(self, pixels: Int[Tensor, "boxes m"]) -> Float[Tensor, "boxes m _"]:
+        """Return the same at single pixels y·S + x of each box's heatmap, so many for each."""
+        return self._seen(lambda cells, taps, window: _read_pixels(cells, taps, window, pixels))
+
+    def _seen(self, read: Callable[[Tensor, BoxTaps, Window], tuple[Tensor, Tensor]]) -> Tensor:
         cells, window = self.values.flatten(0, 2), whole_maps(self.taps)
         if self.around is None:
-            return _read(cells, self.taps, window, rows)[0]
+            return read(cells, self.taps, window)[0]
         seen = []
         for down, right in _NEIGHBOURS:
-            columns, weights = _read(cells, self.taps.shifted(down, right), window, rows)
+            columns, weights = read(cells, self.taps.shifted(down, right), window)
             seen.append(columns + (1 - weights.sum(-1, keepdim=True)) * self.around)
         return torch.cat(seen, dim=-1)
 
@@ -72,6 +79,7 @@ def box_heatmaps(
     placed: Sequence[PlacedMap],
     weights: Sequence[Float[Tensor, "k k classes _"]],
     bias: Float[Tensor, "k k classes"],
+    prior: Float[Tensor, "y x classes"],
 ) -> Float[Tensor, "boxes y x classes"]:
     """Return the boxes' heatmaps of probabilities.
 
@@ -80,6 +88,7 @@ def box_heatmaps(
         placed: Each layer's maps, with the same boxes.
         weights: The classifiers' weights for the layer's raw columns.
         bias: Their biases.
+        prior: What is added to the logits of all classifiers at each pixel.
     """
     boxes = len(placed[0].taps.maps)
     if boxes == 0:
@@ -104,7 +113,7 @@ def box_heatmaps(
         if responses is not None:
             # The sums are new, so that they may be added to; logits of biases alone are not.
             logits = responses.read(rows).add_(logits)
-        strips.append(_blend(plan, rows, torch.sigmoid(logits)))
+        strips.append(_blend(plan, rows, torch.sigmoid(logits + prior[rows][:, :, None])))
     return torch.cat(strips, dim=1)
 
 
@@ -162,6 +171,17 @@ def _read(cells: Tensor, taps: BoxTaps, window: Window, rows: slice) -> tuple[Te
     weights = _crossed(taps.row_weights[:, rows], taps.column_weights, torch.mul)
     columns = weigh_rows(cells, places.flatten(0, 2), weights.flatten(0, 2))
     return columns.reshape(*places.shape[:3], cells.shape[1]), weights
+
+
+def _read_pixels(cells: Tensor, taps: BoxTaps, window: Window, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Read cells (n, C) at single pixels of the heatmaps (boxes, m): as `_read`."""
+    down, right = taps.addresses(window)
+    side = taps.row_cells.shape[1]
+    boxes, rows, columns = torch.arange(len(pixels), device=pixels.device)[:, None], pixels // side, pixels % side
+    places = (down[boxes, rows][..., :, None] + right[boxes, columns][..., None, :]).flatten(2)
+    weights = (taps.row_weights[boxes, rows][..., :, None] * taps.column_weights[boxes, columns][..., None, :]).flatten(2)
+    found = weigh_rows(cells, places.flatten(0, 1), weights.flatten(0, 1))
+    return found.reshape(*pixels.shape, cells.shape[1]), weights
 
 
 def _crossed(rows: Tensor, columns: Tensor, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

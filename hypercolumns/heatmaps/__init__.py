@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hypercolumns.heatmaps.fitting import fit_box_classifier
-from hypercolumns.heatmaps.peaks import find_peaks
+from hypercolumns.heatmaps.peaks import blur, find_peaks
 from hypercolumns.heatmaps.problem import BoxExamples, BoxProblem
 from hypercolumns.heatmaps.splatting import cut_mask, heatmap_points, splat
 from hypercolumns.heatmaps.superpixels import find_superpixels, project
@@ -12,6 +12,7 @@ from hypercolumns.heatmaps.targets import keypoint_targets, mask_target, part_ta
 __all__ = [
     "BoxExamples",
     "BoxProblem",
+    "blur",
     "cut_mask",
     "find_peaks",
     "find_superpixels",

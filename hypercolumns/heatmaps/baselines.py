@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hypercolumns.errors import SamplingError
 
-__all__ = ["ellipse", "mean_points", "mean_targets", "rectangle"]
+__all__ = ["ellipse", "mean_points", "mean_targets", "prior_logits", "rectangle"]
 
 Heatmap = Float[NDArray[np.float32], "s s"]
 
@@ -54,6 +54,38 @@ def mean_targets(targets: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
     if total is None or known is None:
         raise SamplingError("expected training boxes to average, got none")
     return np.divide(total, known, out=np.zeros_like(total), where=known > 0).astype(np.float32)
+
+
+def prior_logits(
+    targets: Iterable[tuple[slice, NDArray[np.float32]]], outputs: int, weight: float, *, alike: bool
+) -> Float[NDArray[np.float32], "outputs s s"]:
+    """Return the logits of the outputs' mean targets, drawn towards a simpler mean where boxes are few.
+
+    Args:
+        targets: Training targets (b, S, S), each with the b outputs it is of; NaN where unknown.
+        outputs: How many outputs there are.
+        weight: How many boxes the simpler mean counts as, ≥ 0, besides one half for and one half against everywhere.
+        alike: Whether outputs show the same of different classes: the simpler mean is that of all outputs at the same pixel.
+            Otherwise it is the output's own mean over all pixels.
+
+    Raises:
+        SamplingError: there is no target.
+    """
+    total, known = None, None
+    for own, target in targets:
+        if total is None or known is None:
+            total, known = (np.zeros((outputs, *target.shape[1:])) for _ in range(2))
+        there = ~np.isnan(target)
+        total[own] += np.where(there, target, 0.0)
+        known[own] += there
+    if total is None or known is None:
+        raise SamplingError("expected training boxes to average, got none")
+    axes = (0,) if alike else (1, 2)
+    simple = (total.sum(axis=axes, keepdims=True) + 0.5) / (known.sum(axis=axes, keepdims=True) + 1)
+    # Half a box for and half against keep a target that never varies from being certain.
+    shares = (total + weight * simple + 0.5) / (known + weight + 1)
+    logits: NDArray[np.float32] = (np.log(shares) - np.log1p(-shares)).astype(np.float32)
+    return logits
 
 
 def mean_points(

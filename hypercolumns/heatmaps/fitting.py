@@ -1,5 +1,6 @@
 """From boxes with targets to a trained grid classifier: each cell's classifier on its own first, then all of them together.
 
+Before either, what the boxes' targets have in common is set as the head's prior: classifiers learn how a box differs from it.
 The fit by cells is convex and quick; training goes on from there end to end, by backpropagation through the interpolation
 between classifiers. Either may be left out. On a CPU the same boxes and seed give the same classifier.
 
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hypercolumns.box_experiments import BoxTrainSpec
@@ -20,6 +22,7 @@ from hypercolumns.fitting import channel_statistics
 from hypercolumns.heads import GridClassifier
 from hypercolumns.heads.cells import fit_cells, sample_cell_pixels
 from hypercolumns.heads.grid_plan import nearest_cells
+from hypercolumns.heatmaps.baselines import prior_logits
 from hypercolumns.heatmaps.problem import BoxExamples, BoxProblem
 from hypercolumns.sources import Item, MapSource
 from hypercolumns.training import CheckpointKeeper, History, Progress, fit
@@ -33,6 +36,7 @@ def fit_box_classifier(
     examples: BoxExamples,
     train: BoxTrainSpec,
     *,
+    alike: bool = False,
     held_out: np.ndarray | None = None,
     checkpoints: CheckpointKeeper | None = None,
     progress: Progress | None = None,
@@ -44,6 +48,7 @@ def fit_box_classifier(
         source: Gives the maps of the model's layers.
         examples: The boxes.
         train: Boxes and pixels of the fit by cells, epochs, batch, learning rate, seed.
+        alike: Whether all outputs show the same of different classes, such as their masks: then they learn from each other.
         held_out: Boxes (n,) kept for early stopping; None keeps none.
         checkpoints: Where to resume from and keep the state after every epoch; None keeps nothing.
         progress: Called after every step.
@@ -61,14 +66,20 @@ def fit_box_classifier(
         torch.manual_seed(train.seed)
         model.first.reset_parameters()
         allowed = np.arange(len(examples)) if out is None else np.flatnonzero(~out)
-        initialise_by_cells(model, source, examples, allowed, train)
+        initialise_by_cells(model, source, examples, allowed, train, alike=alike)
     return fit(model, problem, train.loop, checkpoints=checkpoints, progress=progress)
 
 
 def initialise_by_cells(
-    model: GridClassifier, source: MapSource, examples: BoxExamples, allowed: np.ndarray, train: BoxTrainSpec
+    model: GridClassifier,
+    source: MapSource,
+    examples: BoxExamples,
+    allowed: np.ndarray,
+    train: BoxTrainSpec,
+    *,
+    alike: bool = False,
 ) -> None:
-    """Set the standardisation from some of the boxes' pixels, and (with `cell_iterations`) fit each cell's classifier on them.
+    """Set standardisation and prior from some of the boxes, and (with `cell_iterations`) fit each cell's classifier on them.
 
     Args:
         model: Set in place.
@@ -76,9 +87,12 @@ def initialise_by_cells(
         examples: The boxes.
         allowed: Numbers of those that may be used.
         train: How many boxes and pixels of them, and how the fit is penalised.
+        alike: As for `fit_box_classifier`.
     """
     random = np.random.default_rng([train.seed, 0])
     chosen = np.sort(random.permutation(allowed)[: train.cell_boxes])
+    # Boxes of one image follow each other, so that its maps are read once.
+    chosen = chosen[np.argsort(examples.images[chosen], kind="stable")]
     cells = nearest_cells(model.grid, model.side)
     smallest = int(torch.bincount(cells).min())
     per_cell = min(smallest, max(1, round(train.cell_pixels / model.grid**2)))
@@ -86,18 +100,20 @@ def initialise_by_cells(
     with torch.inference_mode():
         columns = torch.cat(list(_columns(model, source, examples, chosen, pixels)))
     model.set_statistics(*channel_statistics(_single_cells(model, columns)))
+    targets = _Targets(model, examples, chosen, pixels)
+    if train.prior_boxes is not None:
+        model.set_prior(torch.from_numpy(prior_logits(targets.seen(), model.classes, train.prior_boxes, alike=alike)))
     if train.cell_iterations:
-        targets = torch.stack(
-            [_targets(model, examples, int(number), own) for number, own in zip(chosen, pixels, strict=True)]
-        ).flatten(0, 1)
         device = model.mean.device
         fit_cells(
             model,
             columns,
             cells[pixels].flatten().to(device),
-            targets.to(device),
+            targets.at_pixels().to(device),
             l2=train.cell_l2,
             iterations=train.cell_iterations,
+            offsets=model.prior.flatten(1).T[pixels.flatten().to(device)],
+            own_l2=train.class_l2 if alike and model.classes > 1 else None,
         )
 
 
@@ -115,12 +131,28 @@ def _columns(
         yield model.hypercolumns(maps, box, pixels=own[None], edges_xyxy=edge)[0]
 
 
-def _targets(model: GridClassifier, examples: BoxExamples, number: int, pixels: Tensor) -> Float[Tensor, "m classes"]:
-    """Return what each output should be at pixels of a box; NaN for outputs of other classes than the box's."""
-    targets = torch.full((len(pixels), model.classes), torch.nan)
-    loaded = torch.from_numpy(examples.load(number)).flatten(1)[:, pixels]
-    targets[:, examples.blocks[int(examples.labels[number])]] = loaded.T
-    return targets
+class _Targets:
+    """What chosen boxes are to show: kept at the pixels that are fitted while all of it is gone through once."""
+
+    def __init__(self, model: GridClassifier, examples: BoxExamples, chosen: np.ndarray, pixels: Tensor) -> None:
+        self._examples, self._chosen, self._pixels = examples, chosen.tolist(), pixels
+        self._kept = torch.full((*pixels.shape, model.classes), torch.nan)
+        self._complete = False
+
+    def seen(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield each box's outputs and whole target."""
+        for place, (number, own) in enumerate(zip(self._chosen, self._pixels, strict=True)):
+            outputs, target = self._examples.blocks[int(self._examples.labels[number])], self._examples.load(number)
+            self._kept[place][:, outputs] = torch.from_numpy(target).flatten(1)[:, own].T
+            yield outputs, target
+        self._complete = True
+
+    def at_pixels(self) -> Float[Tensor, "m classes"]:
+        """Return what each output should be at the fitted pixels; NaN for outputs of other classes than the box's."""
+        if not self._complete:
+            for _ in self.seen():
+                pass
+        return self._kept.flatten(0, 1)
 
 
 def _single_cells(model: GridClassifier, columns: Tensor) -> Tensor:

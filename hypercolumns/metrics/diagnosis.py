@@ -17,7 +17,7 @@ from hypercolumns.errors import MetricError
 from hypercolumns.metrics.instances import Evaluator, check_instances, match
 from hypercolumns.metrics.overlaps import Overlaps
 
-__all__ = ["VOC_SIMILAR", "Diagnosis", "diagnose"]
+__all__ = ["COCO_SIMILAR", "VOC_SIMILAR", "Diagnosis", "diagnose"]
 
 VOC_SIMILAR = (
     ("aeroplane", "bicycle", "boat", "bus", "car", "motorbike", "train"),
@@ -26,6 +26,24 @@ VOC_SIMILAR = (
     ("aeroplane", "bird"),
 )
 """Similar classes of PASCAL VOC: vehicles, animals with persons, furniture, and what flies."""
+
+COCO_SIMILAR = (
+    ("bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
+    ("traffic light", "fire hydrant", "stop sign", "parking meter", "bench"),
+    ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"),
+    ("backpack", "umbrella", "handbag", "tie", "suitcase"),
+    (
+        *("frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard"),
+        *("surfboard", "tennis racket"),
+    ),
+    ("bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl"),
+    ("banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake"),
+    ("chair", "couch", "potted plant", "bed", "dining table", "toilet"),
+    ("tv", "laptop", "mouse", "remote", "keyboard", "cell phone"),
+    ("microwave", "oven", "toaster", "sink", "refrigerator"),
+    ("book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
+)
+"""Similar classes of COCO: those of one supercategory in its own annotation files; persons are alone in theirs."""
 
 _TOUCHES = 0.1
 

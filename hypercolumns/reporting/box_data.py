@@ -19,13 +19,14 @@ __all__ = ["BoxReport", "Chart", "Series", "Shot", "ShotGroup", "Table"]
 
 @dataclass(frozen=True)
 class Table:
-    """A table: the first column names the rows; `strong` says which rows are the model's own."""
+    """A table: the first column names the rows; `strong` says which rows are the model's own; `folded` ones open on demand."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
     strong: frozenset[int] = frozenset()
+    folded: bool = False
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -44,11 +45,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over numbers, or bars over names; values are shares in [0, 1].
+    """Lines over numbers, or bars over names, side by side or stacked; values are shares in [0, 1].
 
     Attributes:
         title: What it shows.
-        kind: Lines or bars.
+        kind: Lines, bars, or one bar a name, made of all series.
         places: Numbers along the x axis (lines; each series may have its own, in `own_places`), or the bars' names.
         series: What is drawn.
         x_label: What the places are.
@@ -57,7 +58,7 @@ class Chart:
     """
 
     title: str
-    kind: Literal["lines", "bars"]
+    kind: Literal["lines", "bars", "stacked"]
     places: tuple[float, ...] | tuple[str, ...]
     series: tuple[Series, ...]
     x_label: str

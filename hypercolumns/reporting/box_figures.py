@@ -20,14 +20,16 @@ _WIDTH_IN = 5.6
 
 def draw_chart(chart: Chart) -> Figure:
     """Draw a chart, its values in percent."""
-    rows = max(1, len(chart.places)) * max(1, len(chart.series))
+    rows = max(1, len(chart.places)) * (1 if chart.kind == "stacked" else max(1, len(chart.series)))
     height = 3.4 if chart.kind == "lines" else 1.0 + 0.17 * rows + 0.12 * len(chart.places)
     figure = figures.new_figure(_WIDTH_IN, height)
     axes = figure.add_subplot()
     if chart.kind == "lines":
         _draw_lines(axes, chart)
-    else:
+    elif chart.kind == "bars":
         _draw_bars(axes, chart)
+    else:
+        _draw_stacks(axes, chart)
     if len(chart.series) > 1:
         figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     return figure
@@ -57,6 +59,21 @@ def _draw_bars(axes: Axes, chart: Chart) -> None:
         colour = figures.LINES[number % len(figures.LINES)][0]
         axes.barh(rows, 100 * np.array(each.values), height=height * 0.92, color=colour, label=figures.label(each.name))
         _draw_bounds(axes, rows, each)
+    _name_bars(axes, chart)
+
+
+def _draw_stacks(axes: Axes, chart: Chart) -> None:
+    base = np.arange(len(chart.places))
+    start = np.zeros(len(base))
+    for number, each in enumerate(chart.series):
+        widths, colour = 100 * np.array(each.values), figures.LINES[number % len(figures.LINES)][0]
+        axes.barh(base, widths, left=start, height=0.74, color=colour, label=figures.label(each.name))
+        start = start + widths
+    _name_bars(axes, chart)
+
+
+def _name_bars(axes: Axes, chart: Chart) -> None:
+    base = np.arange(len(chart.places))
     axes.set_yticks(base, [figures.label(str(name)) for name in chart.places])
     axes.set_ylim(len(base) - 0.4, -0.6)
     axes.set_xlim(0, 100)

@@ -11,8 +11,10 @@ from hypercolumns.box_experiments import BoxExperimentSpec
 from hypercolumns.metrics.averages import MeanOf
 from hypercolumns.metrics.instances import InstanceScores
 from hypercolumns.metrics.ranking import Ranking, Summary
+from hypercolumns.reporting import numbers
 from hypercolumns.reporting.box_data import Chart, Series
 from tasks.boxes.baselines import TITLES
+from tasks.boxes.mistakes import KINDS
 
 __all__ = ["box_charts"]
 
@@ -40,7 +42,7 @@ def box_charts(
             found.append(_precision_recall(summary, "AP^b" if summary is summaries.get("ap_b") else "AP^r"))
         if isinstance(summary, MeanOf) and spec.task == "keypoints":
             break
-    return (*found, *_bars(spec, scores))
+    return (*found, *_bars(spec, scores), *_mistakes(scores["model"].get("mistakes")))
 
 
 def _tolerance_curves(kind: str, spec: BoxExperimentSpec, scores: Mapping[str, Mapping[str, Any]]) -> list[Chart]:
@@ -99,3 +101,18 @@ def _bars(spec: BoxExperimentSpec, scores: Mapping[str, Mapping[str, Any]]) -> t
 def _bounds(values: Mapping[str, Any], name: str) -> tuple[float, float] | None:
     found = values["intervals"].get(name)
     return None if found is None else (found[0], found[1])
+
+
+def _mistakes(found: Mapping[str, Any] | None) -> tuple[Chart, ...]:
+    """Draw what the best detections of each class are, as many as it has instances; the classes with most instances."""
+    if not found:
+        return ()
+    per_class = found["per_class"]
+    names = sorted(per_class, key=lambda name: -per_class[name]["instances"])[:_BARS]
+    rows = {"all": found["all"], **{name: per_class[name] for name in names}}
+    series = tuple(
+        Series(numbers.words(kind), tuple(counts[kind] / max(1, counts["instances"]) for counts in rows.values()))
+        for kind in KINDS
+    )
+    title = f"What the best detections are (overlap {found['threshold']:g})"
+    return (Chart(title, "stacked", tuple(rows), series, "", "share of the instances' number"),)

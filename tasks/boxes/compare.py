@@ -122,7 +122,7 @@ def compare_variants(job: BoxJob, spec: CompareSpec, task: str, prepared: BoxPre
     for variant in chosen:
         own = job.model_copy(update={"spec": with_head(job.spec, variant)})
         trained = train_head(own, prepared, extracted)
-        done[variant.name] = trained, evaluate_boxes(own, prepared, extracted, trained)
+        done[variant.name] = trained, evaluate_boxes(own, prepared, extracted, trained, baselines=False)
     rows = tuple(_row(task, variant, *done[variant.name], extracted) for variant in chosen)
     return Compared(
         key="-".join(dict.fromkeys(evaluated.key for _, evaluated in done.values()))[:64],
@@ -137,7 +137,7 @@ def compare_variants(job: BoxJob, spec: CompareSpec, task: str, prepared: BoxPre
 def _row(task: str, variant: Variant, trained: BoxTrained, evaluated: BoxEvaluated, extracted: Extracted) -> HeadRow:
     card = read_description(trained.path)
     layers = tuple(layer["name"] for layer in card["layers"])
-    scores = {name: value for name, value in evaluated.metrics.items() if name not in {"intervals", "per_class"}}
+    scores = {name: value for name, value in evaluated.metrics.items() if name not in {"intervals", "per_class", "mistakes"}}
     return HeadRow(
         task=task,
         name=variant.name,

@@ -21,8 +21,10 @@ from tasks.boxes.baselines import box_baselines
 from tasks.boxes.heads import load_head
 from tasks.boxes.jobs import BoxEvaluated, BoxJob, BoxPrepared, BoxTrained
 from tasks.boxes.manifests import BoxEntry, BoxManifest, InstanceEntry, load_box_manifest
+from tasks.boxes.mistakes import diagnose_boxes
 from tasks.boxes.predictions import BoxPrediction, HeadPredictor, Predictor, truth_boxes
 from tasks.boxes.scoring import Predictions, describe_scores, protocol_line, score_name, summarise_boxes
+from tasks.boxes.tables import overlap_tables
 from tasks.jobs import Extracted
 from tasks.manifests import load_manifest
 from tasks.record import note_use
@@ -31,13 +33,21 @@ from tasks.stores import open_source
 __all__ = ["evaluate_boxes", "load_predictions", "predict_split"]
 
 
-def evaluate_boxes(job: BoxJob, prepared: BoxPrepared, extracted: Extracted, trained: BoxTrained) -> BoxEvaluated:
-    """Score the head and its baselines on the val split, or find the scores."""
+_VERSION = 2
+"""Raised when the same head and images would give another evaluation."""
+
+
+def evaluate_boxes(
+    job: BoxJob, prepared: BoxPrepared, extracted: Extracted, trained: BoxTrained, *, baselines: bool = True
+) -> BoxEvaluated:
+    """Score the head and its baselines (or the head alone) on the val split, or find the scores."""
     start = time.perf_counter()
     spec = job.spec
     manifest = load_box_manifest(prepared.path)
     key = digest(
         {
+            "version": _VERSION,
+            "baselines": baselines,
             "model": trained.key,
             "boxes": manifest.content_key(spec.instances.val_split),
             "evaluate": spec.evaluate.model_dump(mode="json", exclude={"panels"}),
@@ -46,7 +56,7 @@ def evaluate_boxes(job: BoxJob, prepared: BoxPrepared, extracted: Extracted, tra
     note_use(job.features, key)
     cached = model_exists(job.places.evaluations, key)
     if not cached:
-        description = _evaluate(job, prepared, manifest, trained)
+        description = _evaluate(job, prepared, manifest, trained, baselines=baselines)
         with contextlib.suppress(AlreadyPublishedError):
             # Predictions are JSON; a model's folder holds at least one tensor.
             save_model(job.places.evaluations, key, {"images": np.array([description["images"]])}, description)
@@ -70,20 +80,25 @@ def load_predictions(path: Path) -> Predictions:
     return {kind: [[BoxPrediction.model_validate(each) for each in image] for image in images] for kind, images in kept.items()}
 
 
-def _evaluate(job: BoxJob, prepared: BoxPrepared, manifest: BoxManifest, trained: BoxTrained) -> dict[str, Any]:
+def _evaluate(
+    job: BoxJob, prepared: BoxPrepared, manifest: BoxManifest, trained: BoxTrained, *, baselines: bool
+) -> dict[str, Any]:
     spec = job.spec
     split = spec.instances.val_split
     model, rescorer, card = load_head(trained.path)
     source = open_source(job.features, load_manifest(prepared.images_path), split, passes=1)
     predictors: dict[str, Predictor] = {"model": HeadPredictor(model, card.blocks, source, spec, rescorer)}
-    predictors |= box_baselines(manifest, spec)
+    predictors |= box_baselines(manifest, spec) if baselines else {}
     scores: dict[str, Any] = {}
     summaries: dict[str, dict[str, Summary]] = {}
     kept: Predictions = {}
     for name, predictor in predictors.items():
         predictions = predict_split(manifest, split, predictor, spec, name)
-        summaries[name] = summarise_boxes(manifest, split, predictions, spec)
+        tables = overlap_tables(manifest.splits[split], predictions["found"], spec.task)
+        summaries[name] = summarise_boxes(manifest, split, predictions, spec, tables)
         scores[name] = describe_scores(summaries[name], spec)
+        if tables:
+            scores[name]["mistakes"] = diagnose_boxes(tables, manifest.class_names, spec)
         if name == "model":
             kept = predictions
         elif spec.evaluate.bootstrap:

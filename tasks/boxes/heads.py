@@ -102,6 +102,8 @@ def load_head(path: Path) -> tuple[GridClassifier, Rescorer | None, BoxCard]:
     card = BoxCard.model_validate(description)
     model = build_head(card.layers, card.blocks, card.spec)
     state = {name: torch.from_numpy(value) for name, value in tensors.items() if not name.startswith(_RESCORER)}
+    # Heads of earlier versions have no prior, which is a prior of zero.
+    state.setdefault("prior", model.prior)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -12,7 +12,7 @@ from hypercolumns.metrics import OksScores, score_oks
 from tasks.boxes.manifests import BoxEntry, BoxManifest, InstanceEntry
 from tasks.boxes.predictions import BoxPrediction
 
-__all__ = ["COCO_KEYPOINTS", "score_poses"]
+__all__ = ["COCO_KEYPOINTS", "pose_score", "score_poses"]
 
 COCO_KEYPOINTS = 17
 
@@ -35,14 +35,19 @@ def score_poses(
         for each in own:
             if each.label == label and each.points_xys is not None:
                 flat = [value for x, y, _ in each.points_xys for value in (x, y, 1.0)]
-                mean = sum(score for _, _, score in each.points_xys) / len(each.points_xys)
-                results.append({"image_id": number, "category_id": 1, "keypoints": flat, "score": mean})
+                results.append({"image_id": number, "category_id": 1, "keypoints": flat, "score": pose_score(each)})
     truth = {
         "images": [{"id": number} for number in range(1, len(entries) + 1)],
         "categories": [{"id": 1, "name": manifest.class_names[label]}],
         "annotations": annotations,
     }
     return score_oks(truth, results)
+
+
+def pose_score(found: BoxPrediction) -> float:
+    """Return what poses are ranked by: the mean of their keypoints' scores, which hold the box's; else the box's own."""
+    points = found.points_xys
+    return sum(score for _, _, score in points) / len(points) if points else found.score
 
 
 def _annotation(instance: InstanceEntry, image: int, image_hw: tuple[int, int]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hypercolumns.box_experiments import BoxExperimentSpec
 from hypercolumns.boxes import box_iou
 from hypercolumns.heads import GridClassifier
-from hypercolumns.heatmaps import cut_mask, find_peaks, find_superpixels, heatmap_points, project, splat
+from hypercolumns.heatmaps import blur, cut_mask, find_peaks, find_superpixels, heatmap_points, project, splat
 from hypercolumns.heatmaps.rescoring import Rescorer, region_features, suppress_regions
 from hypercolumns.sources import MapSource
 from hypercolumns.specs import CanvasSpec
@@ -123,7 +123,8 @@ def to_predictions(
     for box, maps in zip(boxes, heatmaps, strict=True):
         common = {"label": box.label, "score": box.score, "box_xyxy": box.box_xyxy, "source": pair_with(entry, box)}
         if spec.task == "keypoints":
-            shares, scores = find_peaks(maps)
+            x0, y0, x1, y1 = box.box_xyxy
+            shares, scores = find_peaks(blur(maps, spec.evaluate.peak_blur, (x1 - x0, y1 - y0)))
             points = heatmap_points(shares, np.array(box.box_xyxy), spec.pairs.expansion)
             lines = np.concatenate([points, scores[:, None] * box.score], axis=1).tolist()
             found.append(BoxPrediction(**common, points_xys=tuple(tuple(line) for line in lines)))

@@ -17,6 +17,7 @@ from tasks.boxes.charts import box_charts
 from tasks.boxes.evaluate import load_predictions
 from tasks.boxes.jobs import BoxEvaluated, BoxJob, BoxPrepared, BoxTrained
 from tasks.boxes.manifests import BoxManifest, load_box_manifest
+from tasks.boxes.mistakes import KINDS
 from tasks.boxes.panels import choose_shots
 from tasks.boxes.record import box_provenance
 from tasks.boxes.results import write_results
@@ -80,7 +81,9 @@ def _gather(
     summaries: Mapping[str, Summary],
 ) -> BoxReport:
     spec = job.spec
-    scores = read_description(evaluated.path)["scores"]
+    kept = read_description(evaluated.path)["scores"]
+    # Kept in the order of their names; the head comes first.
+    scores = {"model": kept["model"], **kept}
     value, sentence = headline(spec.task, scores["model"], spec.evaluate.confidence)
     return BoxReport(
         title=spec.name,
@@ -92,6 +95,7 @@ def _gather(
         tables=(
             score_table(spec.task, scores),
             *_differences(spec.task, scores),
+            *_mistakes(scores),
             _per_class(scores),
             _costs(stages, extracted),
         ),
@@ -107,7 +111,7 @@ def headline(task: str, scores: Mapping[str, Any], confidence: float) -> tuple[s
     name = (
         HEADLINES[task]
         if HEADLINES[task] in scores
-        else next(name for name in scores if name not in {"intervals", "per_class"})
+        else next(name for name in scores if name not in {"intervals", "per_class", "mistakes"})
     )
     bounds = scores["intervals"].get(name)
     sure = "no interval" if bounds is None else f"{100 * confidence:g} % interval {numbers.interval(tuple(bounds))}"
@@ -156,11 +160,35 @@ def _differences(task: str, scores: Mapping[str, Mapping[str, Any]]) -> tuple[Ta
     return (Table("Against the baselines", columns, tuple(rows), "Paired: both on the same drawn images."),) if rows else ()
 
 
+def _mistakes(scores: Mapping[str, Mapping[str, Any]]) -> tuple[Table, ...]:
+    """Return what the best detections of each predictor are, all classes together."""
+    found = {name: values["mistakes"] for name, values in scores.items() if values.get("mistakes")}
+    if not found:
+        return ()
+    kinds = ("instances", *KINDS, "missed")
+    rows = tuple((TITLES.get(name, name), *(str(each["all"][kind]) for kind in kinds)) for name, each in found.items())
+    own = found["model"]
+    note = (
+        "Of each class as many of its best detections are looked at as it has instances. Correct: finds an instance at overlap "
+        f"{own['threshold']:g}. Mislocalised: overlaps one of its class, too little or a second time. Similar and other class, "
+        f"background: overlaps only those, or nothing. Similar classes: {own['similar']}."
+    )
+    return (Table("Mistakes", ("predictor", *(numbers.words(kind) for kind in kinds)), rows, note, frozenset({0})),)
+
+
 def _per_class(scores: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return each class's, keypoint's or part's score of every predictor."""
     wanted = [name for name in scores["model"]["per_class"] if name.startswith(_ONE_BY_ONE)]
-    rows = tuple((name, *(numbers.percent(each["per_class"].get(name)) for each in scores.values())) for name in wanted)
-    return Table("One by one", ("score", *(TITLES.get(name, name) for name in scores)), rows)
+    rows = tuple(
+        (_one_title(name), *(numbers.percent(each["per_class"].get(name)) for each in scores.values())) for name in wanted
+    )
+    return Table("One by one", ("score", *(TITLES.get(name, name) for name in scores)), rows, folded=True)
+
+
+def _one_title(name: str) -> str:
+    """Write the name of a class's, keypoint's or part's score for people: what it is of, and which score."""
+    score, _, one = name.partition("/")
+    return f"{numbers.words(one)}: {score_title(score).split(',')[0]}"
 
 
 def _costs(stages: Mapping[str, Stage], extracted: Extracted) -> Table:

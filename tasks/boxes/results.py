@@ -9,6 +9,7 @@ from typing import Any
 
 from storage.publish import replace_bytes
 from tasks.boxes.manifests import BoxEntry, ClassEntry
+from tasks.boxes.poses import pose_score
 from tasks.boxes.predictions import BoxPrediction
 
 __all__ = ["result_records", "write_results"]
@@ -32,7 +33,7 @@ def result_records(entry: BoxEntry, classes: Sequence[ClassEntry], found: Sequen
         record: dict[str, Any] = {
             "image_id": entry.number,
             "category_id": own.category_id,
-            "score": each.score,
+            "score": pose_score(each),
             "bbox": [x0, y0, x1 - x0, y1 - y0],
         }
         if each.mask is not None:

@@ -16,9 +16,7 @@ from hypercolumns.metrics import (
     box_overlaps,
     full_scores,
     intervals,
-    mask_overlaps,
     part_confusion,
-    part_overlaps,
     score_apk,
     score_instances,
     score_pck,
@@ -30,6 +28,7 @@ from hypercolumns.metrics.ranking import Summary
 from tasks.boxes.manifests import BoxEntry, BoxManifest, InstanceEntry
 from tasks.boxes.poses import COCO_KEYPOINTS, score_poses
 from tasks.boxes.predictions import BoxPrediction
+from tasks.boxes.tables import overlap_tables
 
 __all__ = ["HEADLINES", "Predictions", "describe_scores", "protocol_line", "summarise_boxes"]
 
@@ -40,7 +39,13 @@ HEADLINES = {"segment": "ap_r@0.5", "keypoints": "pck@0.1", "parts": "ap_r_part@
 """The score by which predictors of a task are compared."""
 
 
-def summarise_boxes(manifest: BoxManifest, split: str, predictions: Predictions, spec: BoxExperimentSpec) -> dict[str, Summary]:
+def summarise_boxes(
+    manifest: BoxManifest,
+    split: str,
+    predictions: Predictions,
+    spec: BoxExperimentSpec,
+    tables: Sequence[Overlaps] | None = None,
+) -> dict[str, Summary]:
     """Judge predictions once, so that they can be scored on any set of images.
 
     Args:
@@ -48,33 +53,35 @@ def summarise_boxes(manifest: BoxManifest, split: str, predictions: Predictions,
         split: Name of the split.
         predictions: As of `Predictions`; the images in the split's order.
         spec: Task and protocol.
+        tables: Of `overlap_tables`, where they are known already.
     """
     entries = manifest.splits[split]
-    scorer = {"segment": _segment, "keypoints": _keypoints, "parts": _parts}[spec.task]
-    return scorer(manifest, entries, predictions, spec)
+    if spec.task == "keypoints":
+        return _keypoints(manifest, entries, predictions, spec)
+    known = overlap_tables(entries, predictions["found"], spec.task) if tables is None else tables
+    scorer = {"segment": _segment, "parts": _parts}[spec.task]
+    return scorer(manifest, entries, predictions, spec, known)
 
 
 def _segment(
-    manifest: BoxManifest, entries: Sequence[BoxEntry], predictions: Predictions, spec: BoxExperimentSpec
+    manifest: BoxManifest,
+    entries: Sequence[BoxEntry],
+    predictions: Predictions,
+    spec: BoxExperimentSpec,
+    tables: Sequence[Overlaps],
 ) -> dict[str, Summary]:
-    regions, boxes, overlaps = [], [], []
+    boxes, overlaps = [], []
     for number, (entry, found) in enumerate(zip(entries, predictions["found"], strict=True)):
         hw = entry.image.image_hw
-        known = [each for each in entry.instances if each.mask is not None]
-        truth_masks = np.stack([each.mask_array(hw) for each in known]) if known else np.zeros((0, *hw), np.bool_)
-        masks = np.stack([each.mask_array(hw) for each in found]) if found else np.zeros((0, *hw), np.bool_)
-        scores, labels = np.array([each.score for each in found]), np.array([each.label for each in found], np.int64)
-        truth = np.array([each.label for each in known], np.int64), np.array([each.ignored for each in known], np.bool_)
-        regions.append(mask_overlaps(entry.image.image_id, masks, scores, labels, truth_masks, *truth))
         boxes.append(_box_table(entry, found))
-        for each, mask in zip(found, masks, strict=True):
+        for each in found:
             if each.source >= 0 and entry.instances[each.source].mask is not None:
-                window = pixel_slices(np.array(each.box_xyxy), hw)
-                overlaps.append((box_mask_iou(mask, entry.instances[each.source].mask_array(hw), window), each.label, number))
+                window, truth = pixel_slices(np.array(each.box_xyxy), hw), entry.instances[each.source].mask_array(hw)
+                overlaps.append((box_mask_iou(each.mask_array(hw), truth, window), each.label, number))
     values, owners, images = (np.array(part) for part in zip(*overlaps, strict=True)) if overlaps else [np.empty(0)] * 3
     names, rule = manifest.class_names, spec.evaluate.evaluator
     return {
-        "ap_r": score_instances(regions, names, thresholds=VOLUME, evaluator=rule),
+        "ap_r": score_instances(tables, names, thresholds=VOLUME, evaluator=rule),
         "ap_b": score_instances(boxes, names, thresholds=(0.5, 0.7), evaluator=rule),
         "mask_iou": score_means("mask_iou", values, owners.astype(np.int64), images.astype(np.int64), len(entries), names),
     }
@@ -156,27 +163,19 @@ def _pose_image(entry: BoxEntry, found: Sequence[BoxPrediction], label: int, cou
 
 
 def _parts(
-    manifest: BoxManifest, entries: Sequence[BoxEntry], predictions: Predictions, spec: BoxExperimentSpec
+    manifest: BoxManifest,
+    entries: Sequence[BoxEntry],
+    predictions: Predictions,
+    spec: BoxExperimentSpec,
+    tables: Sequence[Overlaps],
 ) -> dict[str, Summary]:
-    tables = []
     matrices = {
         number: np.zeros((len(entries), len(each.parts) + 1, len(each.parts) + 1), np.int64)
         for number, each in enumerate(manifest.classes)
         if each.parts
     }
-    for number, (entry, found, given) in enumerate(zip(entries, predictions["found"], predictions["given"], strict=True)):
+    for number, (entry, given) in enumerate(zip(entries, predictions["given"], strict=True)):
         hw = entry.image.image_hw
-        known = [each for each in entry.instances if each.parts is not None and not each.ignored]
-        tables.append(
-            part_overlaps(
-                entry.image.image_id,
-                [each.part_map(hw) for each in found],
-                np.array([each.score for each in found]),
-                np.array([each.label for each in found], np.int64),
-                [each.part_map(hw) for each in known],
-                np.array([each.label for each in known], np.int64),
-            )
-        )
         for each in given:
             truth, box = entry.instances[each.source].part_map(hw), np.array([each.box_xyxy])
             parts = len(manifest.classes[each.label].parts)

@@ -28,6 +28,9 @@ from tasks.stores import open_source
 
 __all__ = ["train_head"]
 
+_VERSION = 2
+"""Raised when the same specs and boxes would give another head."""
+
 
 def train_head(job: BoxJob, prepared: BoxPrepared, extracted: Extracted) -> BoxTrained:
     """Train the experiment's head, resume it, or find it.
@@ -41,6 +44,7 @@ def train_head(job: BoxJob, prepared: BoxPrepared, extracted: Extracted) -> BoxT
     manifest = load_box_manifest(prepared.path)
     key = digest(
         {
+            "version": _VERSION,
             "store": extracted.key,
             "layers": list(spec.head.layers or extracted.cache),
             "boxes": manifest.content_key(spec.instances.train_split),
@@ -93,6 +97,7 @@ def _fit(
             source,
             examples,
             train,
+            alike=job.spec.task == "segment",
             held_out=out[examples.images] if train.patience else None,
             checkpoints=FolderCheckpoints(job.places.checkpoints / key),
             progress=show,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from hypercolumns.columns import Frame
@@ -99,6 +100,59 @@ def test_pixels_of_a_cell_fit_its_classifier_as_scikit_learn_would():
             assert float(losses[cell, label]) == pytest.approx(-np.log(right).mean(), abs=1e-4)
 
 
+def expected_logistic(values, targets, offsets, l2, free_bias):
+    """Minimise mean logistic loss with offsets by scipy, in double precision; the last number is the bias."""
+    ones = np.concatenate([values, np.ones((len(values), 1))], axis=1)
+    penalty = np.ones(ones.shape[1]) if not free_bias else np.append(np.ones(values.shape[1]), 0.0)
+
+    def loss(w):
+        logits = offsets + ones @ w
+        gradient = ones.T @ (1 / (1 + np.exp(-logits)) - targets) / len(targets) + l2 * penalty * w
+        return np.mean(np.logaddexp(0, logits) - targets * logits) + l2 / 2 * (penalty * w**2).sum(), gradient
+
+    return minimize(loss, np.zeros(ones.shape[1]), jac=True, options={"gtol": 1e-9}).x
+
+
+def test_classes_share_a_classifier_and_each_departs_from_it_at_a_price():
+    model, columns, cells, targets = fit_problem()
+    offsets = torch.randn(targets.shape)
+    targets[torch.arange(len(targets))[:, None] % CLASSES != torch.arange(CLASSES)] = torch.nan
+    fit_cells(model, columns, cells, targets, l2=0.05, offsets=offsets, own_l2=0.3)
+    standard = ((columns - model.mean) / model.std).double().numpy()
+    weight = model.first.weight.detach().view(4, CLASSES, -1)
+    bias = model.first.bias.detach().view(4, CLASSES)
+    values, fixed = targets.double().numpy(), offsets.double().numpy()
+    for cell in range(4):
+        rows, labels = np.nonzero((cells == cell).numpy()[:, None] & ~np.isnan(values))
+        shared = expected_logistic(standard[rows], values[rows, labels], fixed[rows, labels], 0.05, free_bias=True)
+        for label in range(CLASSES):
+            own = rows[labels == label]
+            start = fixed[own, label] + standard[own] @ shared[:-1] + shared[-1]
+            expected = shared + expected_logistic(standard[own], values[own, label], start, 0.3, free_bias=False)
+            np.testing.assert_allclose(weight[cell, label].numpy(), expected[:-1], atol=2e-3)
+            assert float(bias[cell, label]) == pytest.approx(expected[-1], abs=2e-3)
+
+
+def test_classes_that_may_have_nothing_of_their_own_are_one_and_one_without_samples_is_as_the_others():
+    model, columns, cells, targets = fit_problem()
+    targets[:, 2] = torch.nan
+    fit_cells(model, columns, cells, targets, l2=0.05, own_l2=float("inf"))
+    weight = model.first.weight.detach().view(4, CLASSES, -1)
+    assert weight[:, 0].equal(weight[:, 1])
+    assert weight[:, 0].equal(weight[:, 2])
+    model.first.reset_parameters()
+    fit_cells(model, columns, cells, torch.full_like(targets, torch.nan), l2=0.05, own_l2=1.0)
+    assert not model.first.weight.detach().view(4, CLASSES, -1)[:, 0].eq(0).any()
+
+
+def test_where_targets_are_all_the_same_offsets_stand():
+    model, columns, cells, targets = fit_problem()
+    targets[:, 1] = 1.0
+    fit_cells(model, columns, cells, targets, offsets=torch.full_like(targets, 0.7))
+    assert model.first.weight.detach().view(4, CLASSES, -1)[:, 1].eq(0).all()
+    assert model.first.bias.detach().view(4, CLASSES)[:, 1].eq(0).all()
+
+
 def test_a_classifier_without_samples_is_left_alone_and_one_of_equal_targets_is_their_constant():
     model, columns, cells, targets = fit_problem()
     targets[:, 0] = torch.nan
@@ -138,6 +192,8 @@ def test_more_pixels_than_a_cell_has_are_refused(per_cell):
         ({"targets": torch.full((192, CLASSES), 1.5)}, r"targets in \[0, 1\]"),
         ({"l2": 0.0}, "l2 > 0"),
         ({"iterations": 0}, "at least one iteration"),
+        ({"offsets": torch.zeros(3, CLASSES)}, "finite offsets"),
+        ({"own_l2": 0.0}, "own_l2 > 0"),
     ],
 )
 def test_what_cells_cannot_be_fitted_on_is_refused(change, message):

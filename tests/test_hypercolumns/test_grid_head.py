@@ -50,6 +50,7 @@ def make_model(layers=LAYERS, alignment="resize", **options) -> GridClassifier:
     channels = sum(layer.channels for layer in layers)
     model.set_statistics(torch.randn(channels), torch.rand(channels) + 0.3)
     torch.nn.init.normal_(model.first.weight, std=0.5)
+    model.set_prior(torch.randn(CLASSES, model.side, model.side))
     return model
 
 
@@ -104,7 +105,8 @@ def definition(model: GridClassifier, standard: np.ndarray, weight=None) -> torc
     side, grid = model.side, model.grid
     weight = model.first.weight.detach().double() if weight is None else weight
     logits = torch.from_numpy(standard) @ weight.T + model.first.bias.detach().double()
-    probabilities = torch.sigmoid(logits).unflatten(-1, (grid, grid, model.classes))
+    prior = model.prior.double().permute(1, 2, 0)[:, :, None, None]
+    probabilities = torch.sigmoid(logits.unflatten(-1, (grid, grid, model.classes)) + prior)
     place = [min(max((pixel + 0.5) * grid / side - 0.5, 0), grid - 1) for pixel in range(side)]
     share = torch.tensor([[max(0.0, 1 - abs(at - cell)) for cell in range(grid)] for at in place], dtype=torch.float64)
     return torch.einsum("nyxabc,ya,xb->ncyx", probabilities, share, share)

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from skimage.segmentation import slic
 
 from hypercolumns.errors import GeometryError, SamplingError
 from hypercolumns.geometry import REFINER_EXPANSION
 from hypercolumns.heatmaps import (
+    blur,
     cut_mask,
     find_peaks,
     find_superpixels,
@@ -19,7 +21,7 @@ from hypercolumns.heatmaps import (
     project,
     splat,
 )
-from hypercolumns.heatmaps.baselines import ellipse, mean_points, mean_targets, rectangle
+from hypercolumns.heatmaps.baselines import ellipse, mean_points, mean_targets, prior_logits, rectangle
 
 BOX = np.array([4.0, 2.0, 24.0, 12.0])
 
@@ -171,6 +173,48 @@ def test_baselines_know_where_the_box_ends_in_an_expanded_heatmap():
     np.testing.assert_array_equal(inner, np.pad(np.ones((8, 8)), 1))
     assert ellipse(400).mean() == pytest.approx(np.pi / 4, abs=2e-3)
     assert ellipse(400, 0.5).mean() == pytest.approx(np.pi / 16, abs=2e-3)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_prior_is_the_mean_target_with_some_boxes_of_the_simpler_mean_added(alike):
+    random = np.random.default_rng(0)
+    targets = [(slice(n % 2, n % 2 + 1), (random.random((1, 3, 3)) < 0.3).astype(np.float32)) for n in range(9)]
+    targets[0][1][0, 0, 0] = np.nan
+    shares = 1 / (1 + np.exp(-prior_logits(targets, 3, 2.0, alike=alike).astype(np.float64)))
+    for output in range(2):
+        own = np.concatenate([target for outputs, target in targets if outputs.start == output])
+        for y, x in np.ndindex(3, 3):
+            simple = np.concatenate([target[:, y, x] for _, target in targets]) if alike else own.ravel()
+            simple = simple[~np.isnan(simple)]
+            mean = (simple.sum() + 0.5) / (len(simple) + 1)
+            known = own[:, y, x][~np.isnan(own[:, y, x])]
+            assert shares[output, y, x] == pytest.approx((known.sum() + 2 * mean + 0.5) / (len(known) + 3), rel=1e-5)
+    # An output without a box has the mean of the others, or knows nothing.
+    assert shares[2].std() > 0.01 if alike else shares[2] == pytest.approx(0.5)
+    assert np.isfinite(prior_logits([(slice(0, 1), np.ones((1, 2, 2), np.float32))], 1, 0.0, alike=alike)).all()
+    with pytest.raises(SamplingError, match="got none"):
+        prior_logits([], 1, 0.0, alike=alike)
+
+
+def test_a_blur_is_scipys_and_round_in_the_image():
+    heatmaps = np.random.default_rng(0).random((2, 20, 20))
+    # Twice as wide as high: σ is 0.1 of the width, 2 pixels across and 4 down.
+    expected = [gaussian_filter(each, (4, 2), mode="constant", truncate=30) for each in heatmaps]
+    np.testing.assert_allclose(blur(heatmaps, 0.1, (80.0, 40.0)), expected, atol=1e-6)
+    assert blur(heatmaps, 0.0, (80.0, 40.0)) is heatmaps
+
+
+def test_a_blurred_maximum_lies_where_most_is_not_at_a_lone_pixel():
+    heatmap = np.zeros((1, 20, 20))
+    heatmap[0, 2, 2], heatmap[0, 12:15, 12:15] = 1.0, 0.8
+    np.testing.assert_allclose(find_peaks(heatmap)[0], [[0.125, 0.125]])
+    np.testing.assert_allclose(find_peaks(blur(heatmap, 0.1, (1, 1)))[0], [[0.675, 0.675]], atol=0.01)
+
+
+@pytest.mark.parametrize(("sigma", "box"), [(-0.1, (1, 1)), (0.1, (0, 1)), (np.nan, (1, 1))])
+def test_a_blur_of_no_width_or_over_no_box_is_refused(sigma, box):
+    with pytest.raises(GeometryError, match="sigma"):
+        blur(np.zeros((1, 3, 3)), sigma, box)
 
 
 def test_means_are_over_what_is_known():

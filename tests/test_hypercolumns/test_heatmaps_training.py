@@ -129,7 +129,7 @@ def test_only_a_grid_learns_what_depends_on_the_place_in_the_box(grid):
     left[..., : SIDE // 2] = 1
     model = head(classes=1, grid=grid)
     source = Source()
-    train = QUICK.model_copy(update={"epochs": 20})
+    train = QUICK.model_copy(update={"epochs": 20, "prior_boxes": None})
     chosen = examples(targets=left, blocks=(slice(0, 1),))
     loss = fit_box_classifier(model, source, chosen, train).epochs[-1].loss
     assert loss > 0.5 if grid == 1 else loss < 0.35

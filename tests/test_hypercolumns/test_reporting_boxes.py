@@ -24,6 +24,7 @@ def report(**changes):
         "tables": (Table("Scores", ("who", "AP"), (("model", "61.0 %"), ("box", "50.0 %")), "a note", frozenset({0})),),
         "charts": (
             Chart("curve", "lines", (0.1, 0.2), (Series("a$b", (0.1, 0.5)), Series("c", (0.2,))), "x", "y", {"c": (0.1,)}),
+            Chart("stacks", "stacked", ("one", "two"), (Series("m", (0.1, 0.5)), Series("n", (0.9, 0.3))), "", "share"),
             Chart("bars", "bars", ("one", "two"), (Series("m", (0.1, 0.5), ((0.0, 0.2), None)),), "", "score"),
         ),
         "shots": (ShotGroup("best", (Shot("a house", (("image", GREY), ("truth", GREY))),)),),
@@ -36,7 +37,7 @@ def report(**changes):
 
 def test_the_document_holds_everything_and_fetches_nothing():
     text = render_box_html(report())
-    assert text.count("data:image/svg+xml;base64,") == 2
+    assert text.count("data:image/svg+xml;base64,") == 3
     assert text.count("data:image/jpeg;base64,") == 2
     assert not re.search(r"(src|href)=\"(?!data:)", text)
     assert "a &lt;b&gt; &amp; |c|" in text

@@ -1,14 +1,20 @@
 """The three tasks inside boxes, stage by stage: what is cached, what is shared, what is scored, and what is refused."""
 
+import contextlib
+import io
 import json
+import re
 import warnings
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from hypercolumns.box_experiments import CompareSpec
 from hypercolumns.errors import DatasetError, LayerNotFoundError, SamplingError, SpecError, TrainingError
+from hypercolumns.metrics import Overlaps
 from storage.models import read_description
 from tasks.boxes.claims import judge_claims
 from tasks.boxes.compare import Difference, HeadRow, compare_variants, task_spec, variants
@@ -16,9 +22,11 @@ from tasks.boxes.evaluate import load_predictions
 from tasks.boxes.heads import load_head
 from tasks.boxes.jobs import BoxJob
 from tasks.boxes.manifests import BoxEntry, BoxManifest, ClassEntry, InstanceEntry, load_box_manifest
+from tasks.boxes.mistakes import KINDS, diagnose_boxes
 from tasks.boxes.predict import predict_boxes
 from tasks.boxes.predictions import BoxPrediction
 from tasks.boxes.prepare import prepare_boxes
+from tasks.boxes.results import result_records
 from tasks.boxes.scoring import describe_scores, summarise_boxes
 from tasks.manifests import Entry
 from tests.box_factory import box_spec, box_values, run_boxes
@@ -103,6 +111,47 @@ def test_the_box_itself_scores_the_share_of_the_object_in_it(outcomes):
             x0, y0, x1, y1 = (round(side) for side in box.box_xyxy)
             shares.append(entry.instances[box.source].mask_array(entry.image.image_hw)[y0:y1, x0:x1].mean())
     assert segment.evaluated.baselines["rectangle"]["mask_iou/all"] == pytest.approx(np.mean(shares), abs=1e-9)
+
+
+@pytest.mark.parametrize("task", ["segment", "parts"])
+def test_mistakes_are_counted_for_the_head_and_every_baseline_and_add_up(outcomes, task):
+    evaluated = outcomes[task].evaluated
+    for scores in (evaluated.metrics, *evaluated.baselines.values()):
+        mistakes = scores["mistakes"]
+        assert mistakes["threshold"] == 0.5
+        for counts in (mistakes["all"], *mistakes["per_class"].values()):
+            assert counts["missed"] == counts["instances"] - counts["correct"]
+            assert sum(counts[kind] for kind in KINDS) <= counts["instances"]
+        for kind, count in mistakes["all"].items():
+            assert count == sum(counts[kind] for counts in mistakes["per_class"].values())
+    page = outcomes[task].report().path.read_text(encoding="utf-8")
+    assert "mislocalised" in page
+    assert "What the best detections are" in page
+    assert "mistakes" not in outcomes["keypoints"].evaluated.metrics
+
+
+def one_image(overlap, labels=(0, 1)):
+    """Return a detection of the first class that overlaps an instance of the second."""
+    first, second = np.array(labels[:1]), np.array(labels[1:])
+    return Overlaps("one", np.array([0.9]), first, np.append(first, second), np.zeros(2, np.bool_), np.array([[0.0, overlap]]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "expected", "source"),
+    [
+        ("coco", ("cat", "dog"), "similar_class", "COCO's supercategories"),
+        ("coco", ("cat", "car"), "other_class", "COCO's supercategories"),
+        ("voc", ("cat", "dog"), "similar_class", "PASCAL VOC's"),
+        ("shapes", ("cat", "dog"), "other_class", "none are known"),
+    ],
+)
+def test_similar_classes_are_those_that_the_kind_of_data_set_knows(kind, names, expected, source):
+    instances = {"kind": kind, "root": None if kind == "shapes" else "x"}
+    found = diagnose_boxes([one_image(0.3)], names, box_spec(instances=instances))
+    assert found["per_class"][names[0]][expected] == 1
+    assert found["similar"].startswith(source)
+    assert found["all"]["missed"] == 2
+    assert diagnose_boxes([], names, box_spec()) == {}
 
 
 def test_predictions_are_kept_one_a_box_and_masks_are_cocos(outcomes):
@@ -491,6 +540,42 @@ def person(points, **changes):
     return InstanceEntry(**values, keypoints_xyv=[(*point, 2.0) for point in points], **changes)
 
 
+def test_pycocotools_scores_the_written_poses_as_they_were_scored_here():
+    random = np.random.default_rng(1)
+    entries, found, annotations = [], [], []
+    for number in range(1, 6):
+        points = random.integers(5, 75, (17, 2)).astype(float)
+        image = Entry(image_id=str(number), image_path="x", image_sha256="0" * 64, image_hw=(80, 80))
+        truth = person(points.tolist())
+        entries.append(BoxEntry(image=image, number=number, instances=(truth,), detections=()))
+        x0, y0, x1, y1 = truth.box_xyxy
+        flat = [value for x, y in points.tolist() for value in (x - 0.5, y - 0.5, 2)]
+        box = [x0, y0, x1 - x0, y1 - y0]
+        annotation = {"id": number, "image_id": number, "category_id": 1, "keypoints": flat, "num_keypoints": 17, "bbox": box}
+        annotations.append({**annotation, "area": box[2] * box[3], "iscrowd": 0})
+        for noise in (2.0, 8.0):
+            moved = points + random.normal(0, noise, points.shape)
+            lines = [(x, y, score) for (x, y), score in zip(moved.tolist(), random.random(17).tolist(), strict=True)]
+            found.append((number, BoxPrediction(label=0, score=random.random(), box_xyxy=truth.box_xyxy, points_xys=lines)))
+    classes = (ClassEntry(name="person", category_id=1, keypoints=tuple(f"k{n}" for n in range(17))),)
+    manifest = BoxManifest(dataset="poses", classes=classes, max_megapixels=1, splits={"val": tuple(entries)})
+    own = [[each for number, each in found if number == entry.number] for entry in entries]
+    scores = describe_scores(
+        summarise_boxes(manifest, "val", {"found": own, "given": own}, box_spec(task="keypoints")), box_spec()
+    )
+    records = [record for entry, each in zip(entries, own, strict=True) for record in result_records(entry, classes, each)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        known = COCO()
+        known.dataset = {"images": [{"id": n} for n in range(1, 6)], "categories": [{"id": 1}], "annotations": annotations}
+        known.createIndex()
+        judge = COCOeval(known, known.loadRes(records), "keypoints")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    assert 0.05 < scores["oks_ap"] < 0.95
+    assert (scores["oks_ap"], scores["oks_ap@0.5"]) == pytest.approx(tuple(judge.stats[:2]), abs=1e-9)
+
+
 def test_poses_of_cocos_keypoints_are_scored_by_their_similarity():
     random = np.random.default_rng(0)
     entries, right, wrong = [], [], []
@@ -508,6 +593,14 @@ def test_poses_of_cocos_keypoints_are_scored_by_their_similarity():
     for predictions, expected in ((right, 1.0), (wrong, 0.0)):
         found = summarise_boxes(manifest, "val", {"found": predictions, "given": predictions}, spec)
         scores = describe_scores(found, spec)
-        assert scores["oks_ap"] == pytest.approx(expected, abs=0.01)
+        assert scores["oks_ap"] == pytest.approx(expected, abs=1e-9 if expected else 0.01)
         assert "oks_ap@0.5" in scores
         assert len(scores["intervals"]["oks_ap"]) == 2
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_report_s_first_and_marked_row_is_the_head_s(outcomes, task):
+    page = outcomes[task].report().path.read_text(encoding="utf-8")
+    rows = re.findall(r'<tr class="model"><th scope="row">([^<]*)<', page)
+    assert set(rows) == {"grid classifiers on hypercolumns"}
+    assert len(rows) == (1 if task == "keypoints" else 2)

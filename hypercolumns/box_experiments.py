@@ -114,16 +114,10 @@ class BoxExperimentSpec(Spec):
             name=self.name,
             dataset=DatasetSpec(train_split=self.instances.train_split, val_split=self.instances.val_split),
             backbone=self.backbone,
-            store=self.store.model_copy(update={"views": ("identity",)}),
+            store=self.store,
             head={"output_stride": 1},
             train=TrainSpec(epochs=self.train.epochs, loss_stride=1),
         )
-
-    @model_validator(mode="after")
-    def _reads_one_view(self) -> Self:
-        if self.store.views != ("identity",):
-            raise ValueError(f"store.views: expected [identity], which boxes are read from, got {list(self.store.views)}")
-        return self
 
     @model_validator(mode="after")
     def _fits_its_task(self) -> Self:

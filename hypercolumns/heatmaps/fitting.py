@@ -8,7 +8,7 @@ Source: Hariharan et al., CVPR 2015, sec. 3 (classifiers trained on the pixels o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -83,12 +83,13 @@ def initialise_by_cells(
     smallest = int(torch.bincount(cells).min())
     per_cell = min(smallest, max(1, round(train.cell_pixels / model.grid**2)))
     pixels = sample_cell_pixels(model.grid, model.side, len(chosen), per_cell, train.seed)
+    views = examples.draw_views(random)[chosen].tolist()
     with torch.inference_mode():
-        columns = torch.cat(list(_columns(model, source, examples, chosen, pixels)))
+        columns = torch.cat(list(_columns(model, source, examples, chosen, views, pixels)))
     model.set_statistics(*channel_statistics(_single_cells(model, columns)))
     if train.cell_iterations:
         targets = torch.stack(
-            [_targets(model, examples, int(number), own) for number, own in zip(chosen, pixels, strict=True)]
+            [_targets(model, examples, *each) for each in zip(chosen.tolist(), views, pixels, strict=True)]
         ).flatten(0, 1)
         device = model.mean.device
         fit_cells(
@@ -102,23 +103,25 @@ def initialise_by_cells(
 
 
 def _columns(
-    model: GridClassifier, source: MapSource, examples: BoxExamples, chosen: np.ndarray, pixels: Tensor
+    model: GridClassifier, source: MapSource, examples: BoxExamples, chosen: np.ndarray, views: Sequence[str], pixels: Tensor
 ) -> Iterator[Float[Tensor, "m d"]]:
     """Yield the hypercolumns at the pixels of each box, reading the maps of an image once for neighbouring boxes of it."""
     previous, maps = -1, []
-    for number, own in zip(chosen.tolist(), pixels, strict=True):
+    for number, view, own in zip(chosen.tolist(), views, pixels, strict=True):
         image = int(examples.images[number])
         if image != previous:
-            item: Item = (image, "identity")
+            item: Item = (image, view)
             previous, maps = image, [values.to(model.mean.device) for values in source.maps([item])]
-        box, edge = (torch.from_numpy(part[number][None]) for part in (examples.boxes_xyxy, examples.edges_xyxy))
+        box, edge = (torch.from_numpy(part) for part in examples.placed(np.array([number]), view))
         yield model.hypercolumns(maps, box, pixels=own[None], edges_xyxy=edge)[0]
 
 
-def _targets(model: GridClassifier, examples: BoxExamples, number: int, pixels: Tensor) -> Float[Tensor, "m classes"]:
+def _targets(
+    model: GridClassifier, examples: BoxExamples, number: int, view: str, pixels: Tensor
+) -> Float[Tensor, "m classes"]:
     """Return what each output should be at pixels of a box; NaN for outputs of other classes than the box's."""
     targets = torch.full((len(pixels), model.classes), torch.nan)
-    loaded = torch.from_numpy(examples.load(number)).flatten(1)[:, pixels]
+    loaded = torch.from_numpy(examples.target(number, view)).flatten(1)[:, pixels]
     targets[:, examples.blocks[int(examples.labels[number])]] = loaded.T
     return targets
 

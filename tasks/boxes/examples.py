@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hypercolumns.box_experiments import BoxExperimentSpec
+from hypercolumns.box_experiments import BoxExperimentSpec, BoxTask
 from hypercolumns.box_pairs import BoxPair, draw_pairs, training_pairs
+from hypercolumns.datasets.instances.sides import mirrored_order
 from hypercolumns.errors import TrainingError
 from hypercolumns.geometry import place
-from hypercolumns.heatmaps import BoxExamples, keypoint_targets, mask_target, part_targets
+from hypercolumns.heatmaps import BoxExamples, Mirror, keypoint_targets, mask_target, part_targets
 from hypercolumns.specs import CanvasSpec
-from tasks.boxes.manifests import BoxEntry, BoxManifest, InstanceEntry
+from tasks.boxes.manifests import BoxEntry, BoxManifest, ClassEntry, InstanceEntry
 
 __all__ = ["box_examples", "box_target", "canvas_boxes"]
 
@@ -51,9 +52,21 @@ def box_examples(manifest: BoxManifest, spec: BoxExperimentSpec) -> BoxExamples:
         return box_target(entry.instances[pair.instance], entry, pair.box_xyxy, manifest, spec)
 
     names = [_name(pair, manifest) for pair in drawn]
-    return BoxExamples(
-        images, boxes, edges, np.array([pair.class_index for pair in drawn], np.int64), manifest.outputs(spec), load, names
-    )
+    labels = np.array([pair.class_index for pair in drawn], np.int64)
+    return BoxExamples(images, boxes, edges, labels, manifest.outputs(spec), load, names, _mirror(manifest, spec))
+
+
+def _mirror(manifest: BoxManifest, spec: BoxExperimentSpec) -> Mirror | None:
+    """Return how to learn from mirrored images, if the experiment does."""
+    if "hflip" not in spec.store.views:
+        return None
+    orders = [mirrored_order(_output_names(own, spec.task)) for own in manifest.classes]
+    return Mirror(spec.store.canvas.size_hw[1], orders)
+
+
+def _output_names(own: ClassEntry, task: BoxTask) -> tuple[str, ...]:
+    """Name a class's outputs; that which shows the whole object has no name, and so no side."""
+    return {"segment": ("",), "keypoints": own.keypoints, "parts": ("", *own.parts)}[task]
 
 
 def _name(pair: BoxPair, manifest: BoxManifest) -> str:

@@ -49,6 +49,8 @@ def train_head(job: BoxJob, prepared: BoxPrepared, extracted: Extracted) -> BoxT
             "head": spec.head.model_dump(mode="json"),
             "train": spec.train.model_dump(mode="json"),
             "rescore": spec.evaluate.rescore,
+            # Only where there are several, so that keys of before there could be any still stand.
+            **({"views": list(spec.store.views)} if len(spec.store.views) > 1 else {}),
         }
     )
     note_use(job.features, key)

@@ -103,6 +103,11 @@ class BoxExperimentSpec(Spec):
     pairs: PairsSpec = Field(default_factory=PairsSpec, description="boxes that are learned from, and their heatmaps")
     backbone: BackboneSpec = Field(default_factory=BackboneSpec, description="the frozen network")
     store: StoreSpec = Field(default_factory=StoreSpec, description="how maps are computed and kept")
+    maps: Literal["image", "crop"] = Field(
+        "image",
+        description="what is fitted into the canvas: whole images, whose maps serve every box; or each expanded box, warped to "
+        "it, with rows of its own, which fully connected layers need",
+    )
     head: BoxHeadSpec = Field(default_factory=BoxHeadSpec, description="the classifiers")
     train: BoxTrainSpec = Field(default_factory=BoxTrainSpec, description="their training")
     evaluate: BoxEvalSpec = Field(default_factory=BoxEvalSpec, description="the protocol of the scores")
@@ -118,6 +123,15 @@ class BoxExperimentSpec(Spec):
             head={"output_stride": 1},
             train=TrainSpec(epochs=self.train.epochs, loss_stride=1),
         )
+
+    @model_validator(mode="after")
+    def _warps_crops(self) -> Self:
+        if self.maps == "crop" and self.store.canvas.mode != "stretch":
+            raise ValueError(
+                f"store.canvas.mode: expected stretch for maps: crop, since boxes are warped to the canvas, got "
+                f"{self.store.canvas.mode}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_its_task(self) -> Self:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hypercolumns.errors import DatasetError, GeometryError, SpecError
+from hypercolumns.errors import BackboneError, DatasetError, GeometryError, SpecError
 from storage.errors import DiskSpaceError
 from tasks.boxes.crops import crop_entry, wanted_crops
 from tasks.boxes.evaluate import load_predictions
@@ -318,3 +318,97 @@ def test_whole_images_and_crops_of_the_same_size_share_a_store_and_no_row(tmp_pa
     assert whole.extracted.key == crops.extracted.key
     assert whole.extracted.images_computed == 10
     assert whole.trained.key != crops.trained.key
+
+
+FC_LAYERS = ["pool2", "relu4", "relu7"]
+
+
+def caffenet_spec(**overrides):
+    """Describe heads on CaffeNet's preset, whose last layer is fully connected, on very few boxes."""
+    common = {
+        "backbone": {"name": "caffenet", "weights": "random:0"},
+        "store__canvas": {"mode": "stretch", "size_hw": [227, 227]},
+        "instances__limit_train": 2,
+        "instances__limit_val": 1,
+        "pairs__boxes": 4,
+        "evaluate__bootstrap": 0,
+        "evaluate__panels": 0,
+    }
+    return crop_spec(**{**common, **overrides})
+
+
+@pytest.fixture(scope="module")
+def caffenet(tmp_path_factory):
+    return run_boxes(caffenet_spec(), tmp_path_factory.mktemp("caffenet"))
+
+
+def test_fully_connected_layers_of_crops_are_maps_of_one_cell_that_heads_hear(caffenet):
+    model, _, card = load_head(caffenet.trained.path)
+    assert [layer.name for layer in card.layers] == FC_LAYERS
+    assert [layer.map_hw for layer in card.layers] == [(13, 13), (13, 13), (1, 1)]
+    assert model.columns == 256 + 384 + 4096
+    assert run_boxes(caffenet.job.spec, caffenet.job.workspace).cached == [True] * 4
+    source = open_box_maps(caffenet.job, caffenet.prepared, "train", passes=1).source
+    boxes = torch.tensor([[0.0, 0, 227, 227]])
+    maps = source.maps([(0, "identity")])
+    with torch.inference_mode():
+        before = model(maps, boxes)
+        torch.testing.assert_close(before[0], by_hand(model, maps), rtol=1e-4, atol=1e-5)
+        maps[2] = torch.zeros_like(maps[2])
+        assert not torch.allclose(model(maps, boxes), before), "fc7 is heard"
+
+
+def by_hand(model, maps):
+    """Have torch read the maps at the points of the whole canvas, apply all classifiers, interpolate what they say."""
+    side, grid = model.side, model.grid
+    grown = [
+        torch.nn.functional.interpolate(values.double().permute(0, 3, 1, 2), size=(side, side), mode="bilinear")[0]
+        for values in maps
+    ]
+    columns = torch.cat(grown).permute(1, 2, 0)
+    standard = (columns - model.mean.double()) / model.std.double()
+    scores = torch.sigmoid(standard @ model.first.weight.double().T + model.first.bias.double())
+    scores = scores.reshape(side, side, grid, grid, model.classes)
+    places = ((torch.arange(side, dtype=torch.float64) + 0.5) * grid / side - 0.5).clamp(0, grid - 1)
+    weights = (1 - (places[:, None] - torch.arange(grid)).abs()).clamp(min=0)
+    return torch.einsum("yk,xl,yxklc->cyx", weights, weights, scores).float()
+
+
+def test_a_head_on_fully_connected_layers_alone_knows_the_box_but_no_place_in_it(caffenet):
+    spec = caffenet_spec(head__layers=["relu7"], head__grid=1)
+    alone = run_boxes(spec, caffenet.job.workspace)
+    assert alone.extracted.cached, "the layers are in the store already"
+    model, _, _ = load_head(alone.trained.path)
+    maps = open_box_maps(alone.job, alone.prepared, "train", passes=1).select(["relu7"]).source.maps([(0, "identity")])
+    heatmaps = model(maps, torch.tensor([[0.0, 0, 227, 227]]))
+    torch.testing.assert_close(heatmaps, heatmaps[..., :1, :1].expand_as(heatmaps))
+
+
+def test_a_head_on_fully_connected_layers_predicts_in_boxes_of_new_images(caffenet, tmp_path):
+    image = save_image(tmp_path / "in" / "1.png", np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
+    category = load_box_manifest(caffenet.prepared.path).classes[0].category_id
+    boxes = only(boxes_file(tmp_path, category), 1)
+    assert predict_boxes(caffenet.trained.path, [image], boxes, tmp_path / "out").boxes == 3
+
+
+def test_fully_connected_layers_of_whole_images_are_refused_with_the_remedy(tmp_path):
+    job = BoxJob(spec=caffenet_spec(maps="image"), workspace=tmp_path)
+    with pytest.raises(BackboneError, match=r"layer relu7 of caffenet: .*fully connected.*maps: crop.*size_hw: \[227, 227\]"):
+        check_boxes(job, prepare_boxes(job))
+    assert not list(tmp_path.rglob("*.shard*"))
+    without = job.model_copy(update={"spec": caffenet_spec(maps="image", head__layers=["pool2", "relu4"])})
+    assert check_boxes(without, prepare_boxes(without)).missing == 3
+
+
+def test_fully_connected_layers_on_crops_of_another_size_are_refused_with_the_size(tmp_path):
+    job = BoxJob(spec=caffenet_spec(store__canvas={"mode": "stretch", "size_hw": [64, 64]}), workspace=tmp_path)
+    with pytest.raises(BackboneError, match=r"caffenet.*use a canvas of 227 x 227"):
+        check_boxes(job, prepare_boxes(job))
+    assert not list(tmp_path.rglob("*.shard*"))
+
+
+def test_receptive_field_alignment_and_a_mirror_work_with_fully_connected_layers(caffenet):
+    spec = caffenet_spec(head__alignment="receptive_field", store__views=["identity", "hflip"])
+    outcome = run_boxes(spec, caffenet.job.workspace)
+    assert outcome.extracted.images_computed == len(crops_of(outcome, "train"))
+    assert np.isfinite(outcome.evaluated.metrics["mask_iou"])

@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from hypercolumns.box_experiments import CompareSpec
 from hypercolumns.errors import BackboneError, DatasetError, GeometryError, SpecError
 from storage.errors import DiskSpaceError
+from tasks.boxes.compare import compare_variants
 from tasks.boxes.crops import crop_entry, wanted_crops
 from tasks.boxes.evaluate import load_predictions
 from tasks.boxes.examples import box_examples
@@ -310,6 +312,14 @@ def test_crops_are_the_same_whatever_the_order_and_the_repetition_of_boxes(outco
         }
     )
     assert wanted_crops(turned, spec, "val") == wanted_crops(manifest, spec, "val")
+
+
+def test_heads_on_crops_are_compared_on_one_store(outcomes):
+    segment = outcomes["segment"]
+    spec = CompareSpec(base=segment.job.spec, grids=(1,), layer_grid=2, leave_out=False)
+    compared = compare_variants(segment.job, spec, "segment", segment.prepared, segment.extracted)
+    assert [row.name for row in compared.rows] == ["all layers, K = 1", "all layers, K = 2", "deepest", "deepest + finest"]
+    assert compared.rows[1].cached, "that head is the experiment's own"
 
 
 def test_whole_images_and_crops_of_the_same_size_share_a_store_and_no_row(tmp_path):

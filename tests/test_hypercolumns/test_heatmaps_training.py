@@ -254,6 +254,24 @@ def test_mirrored_training_learns_what_is_on_the_left_from_images_and_their_mirr
     assert fit_box_classifier(head(grid=4), Source(), confused, QUICK).epochs[-1].loss > history.epochs[-1].loss
 
 
+def test_the_fit_by_cells_sees_mirrored_targets_beside_mirrored_maps():
+    """Half of the images show an object on the left, their mirror images on the right: nobody can tell beforehand."""
+    left = np.zeros((24, 1, SIDE, SIDE), np.float32)
+    left[..., : SIDE // 2] = 1
+    cells_only = QUICK.model_copy(update={"epochs": 0, "cell_boxes": 24})
+    shown = {}
+    for mirror in (None, Mirror(32, [(0,)])):
+        own = examples(targets=left, blocks=(slice(0, 1),), mirror=mirror)
+        own = BoxExamples(**{**vars(own), "images": np.arange(24)})
+        source, model = Source(images=24), head(classes=1, grid=4)
+        fit_box_classifier(model, source, own, cells_only)
+        boxes, edges = (torch.from_numpy(part) for part in (own.boxes_xyxy, own.edges_xyxy))
+        maps = source.maps([(n, "identity") for n in range(24)])
+        shown[mirror is None] = model(maps, boxes, torch.arange(24), edges_xyxy=edges).detach()[..., 1].mean().item()
+    assert shown[True] > 0.9
+    assert 0.3 < shown[False] < 0.7
+
+
 def test_a_mirrored_view_without_a_mirror_is_refused():
     with pytest.raises(TrainingError, match="expected a mirror"):
         examples().placed(np.array([0]), "hflip")

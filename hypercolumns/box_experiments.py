@@ -123,6 +123,11 @@ class BoxExperimentSpec(Spec):
     pairs: PairsSpec = Field(default_factory=PairsSpec, description="boxes that are learned from, and their heatmaps")
     backbone: BackboneSpec = Field(default_factory=BackboneSpec, description="the frozen network")
     store: StoreSpec = Field(default_factory=StoreSpec, description="how maps are computed and kept")
+    maps: Literal["image", "crop"] = Field(
+        "image",
+        description="what is fitted into the canvas: whole images, whose maps serve every box; or each expanded box, warped to "
+        "it, with rows of its own, which fully connected layers need",
+    )
     head: BoxHeadSpec = Field(default_factory=BoxHeadSpec, description="the classifiers")
     train: BoxTrainSpec = Field(default_factory=BoxTrainSpec, description="their training")
     evaluate: BoxEvalSpec = Field(default_factory=BoxEvalSpec, description="the protocol of the scores")
@@ -134,15 +139,18 @@ class BoxExperimentSpec(Spec):
             name=self.name,
             dataset=DatasetSpec(train_split=self.instances.train_split, val_split=self.instances.val_split),
             backbone=self.backbone,
-            store=self.store.model_copy(update={"views": ("identity",)}),
+            store=self.store,
             head={"output_stride": 1},
             train=TrainSpec(epochs=self.train.epochs, loss_stride=1),
         )
 
     @model_validator(mode="after")
-    def _reads_one_view(self) -> Self:
-        if self.store.views != ("identity",):
-            raise ValueError(f"store.views: expected [identity], which boxes are read from, got {list(self.store.views)}")
+    def _warps_crops(self) -> Self:
+        if self.maps == "crop" and self.store.canvas.mode != "stretch":
+            raise ValueError(
+                f"store.canvas.mode: expected stretch for maps: crop, since boxes are warped to the canvas, got "
+                f"{self.store.canvas.mode}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypercolumns.canvas import fit_image, fit_mask
+from hypercolumns.crops import warp_box
 from hypercolumns.datasets.decoding import decode_image
 from hypercolumns.datasets.masks import VOID, decode_mask
 from hypercolumns.errors import MaskError
@@ -15,13 +16,14 @@ from hypercolumns.geometry import place
 from hypercolumns.sources import Item
 from hypercolumns.specs import CanvasSpec, ExperimentSpec
 from storage.canonical import digest, read_json
+from tasks.crops import Crop
 from tasks.jobs import Message
 
 __all__ = ["Entry", "Manifest", "RejectedFile", "load_manifest", "row_key", "row_keys"]
 
 
 class Entry(Message):
-    """One image: where it is, what its bytes and its mask's bytes are, and how many pixels of each class it has."""
+    """One image, or a crop of one: where it is, what its and its mask's bytes are, and how many pixels of each class it has."""
 
     image_id: str
     image_path: Path
@@ -31,6 +33,7 @@ class Entry(Message):
     mask_sha256: str | None = None
     class_pixels: tuple[int, ...] = ()
     group: str | None = None
+    crop: Crop | None = None
 
 
 class RejectedFile(Message):
@@ -91,8 +94,17 @@ class Manifest(Message):
         return decode_image(entry.image_path, max_megapixels=self.max_megapixels, sha256=entry.image_sha256)
 
     def canvas(self, entry: Entry, canvas: CanvasSpec, mean_rgb: tuple[float, float, float]) -> NDArray[np.uint8]:
-        """Decode an image and fit it into the canvas."""
-        return fit_image(self.image(entry), canvas, fill_rgb=mean_rgb)[0]
+        """Decode an image and fit it, or the box of it that the entry is, into the canvas."""
+        return self.fitted(self.image(entry), entry, canvas, mean_rgb)
+
+    @staticmethod
+    def fitted(
+        image: NDArray[np.uint8], entry: Entry, canvas: CanvasSpec, mean_rgb: tuple[float, float, float]
+    ) -> NDArray[np.uint8]:
+        """Fit a decoded image, or the box of it that the entry is, into the canvas."""
+        if entry.crop is None:
+            return fit_image(image, canvas, fill_rgb=mean_rgb)[0]
+        return warp_box(image, entry.crop.expanded, canvas.size_hw, fill_rgb=mean_rgb)
 
     def mask(self, entry: Entry) -> NDArray[np.uint8]:
         """Decode an image's labels at their own size, 255 for void.
@@ -123,8 +135,8 @@ class Manifest(Message):
 
 
 def row_key(entry: Entry, view: str) -> str:
-    """Name the row of an image's view in every store: its bytes' sha256 and the view."""
-    return f"{entry.image_sha256}:{view}"
+    """Name the row of an image's view in every store: its bytes' sha256 and the view; a crop is a view, too."""
+    return f"{entry.image_sha256}:{view if entry.crop is None else entry.crop.view(view)}"
 
 
 def row_keys(entries: tuple[Entry, ...], items: list[Item]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hypercolumns.backbones import Backbone, LayerInfo, build_backbone
@@ -41,6 +42,9 @@ __all__ = [
 
 EXTRACTOR_VERSION = 1
 """Raised when the same inputs would give other bytes."""
+
+_IMAGES_KEPT = 2
+"""Decoded images that are kept for their next crop: one for each thread that decodes."""
 
 _FEW_PASSES = 2
 """Up to this many, reading from the disk each time costs less than filling the page cache once."""
@@ -93,7 +97,20 @@ def experiment_store(job: Job, backbone: Backbone) -> FeatureStore:
 
 def canvas_loader(manifest: Manifest, entries: Sequence[Entry], spec: ExperimentSpec) -> CanvasLoader:
     """Return a function that decodes image `i` of the entries and fits it into the canvas."""
-    return lambda index: manifest.canvas(entries[index], spec.store.canvas, spec.backbone.mean_rgb)
+    canvas, mean_rgb = spec.store.canvas, spec.backbone.mean_rgb
+    if not any(entry.crop for entry in entries):
+        return lambda index: manifest.canvas(entries[index], canvas, mean_rgb)
+
+    # Crops of an image follow each other: it is decoded once for all of them.
+    @lru_cache(maxsize=_IMAGES_KEPT)
+    def decoded(entry: Entry) -> NDArray[np.uint8]:
+        return manifest.image(entry)
+
+    def load(index: int) -> NDArray[np.uint8]:
+        entry = entries[index]
+        return manifest.fitted(decoded(entry.model_copy(update={"crop": None})), entry, canvas, mean_rgb)
+
+    return load
 
 
 def wanted_items(spec: ExperimentSpec, entries: Sequence[Entry], split: str) -> list[Item]:

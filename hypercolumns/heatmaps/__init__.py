@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hypercolumns.heatmaps.fitting import fit_box_classifier
+from hypercolumns.heatmaps.mirroring import Mirror
 from hypercolumns.heatmaps.peaks import blur, find_peaks
 from hypercolumns.heatmaps.problem import BoxExamples, BoxProblem
 from hypercolumns.heatmaps.splatting import cut_mask, heatmap_points, splat
@@ -12,6 +13,7 @@ from hypercolumns.heatmaps.targets import keypoint_targets, mask_target, part_ta
 __all__ = [
     "BoxExamples",
     "BoxProblem",
+    "Mirror",
     "blur",
     "cut_mask",
     "find_peaks",

@@ -9,7 +9,7 @@ Source: Hariharan et al., CVPR 2015, sec. 3 (classifiers trained on the pixels o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -97,10 +97,11 @@ def initialise_by_cells(
     smallest = int(torch.bincount(cells).min())
     per_cell = min(smallest, max(1, round(train.cell_pixels / model.grid**2)))
     pixels = sample_cell_pixels(model.grid, model.side, len(chosen), per_cell, train.seed)
+    views = examples.draw_views(random)[chosen].tolist()
     with torch.inference_mode():
-        columns = torch.cat(list(_columns(model, source, examples, chosen, pixels)))
+        columns = torch.cat(list(_columns(model, source, examples, chosen, views, pixels)))
     model.set_statistics(*channel_statistics(_single_cells(model, columns)))
-    targets = _Targets(model, examples, chosen, pixels)
+    targets = _Targets(model, examples, chosen, views, pixels)
     if train.prior_boxes is not None:
         model.set_prior(torch.from_numpy(prior_logits(targets.seen(), model.classes, train.prior_boxes, alike=alike)))
     if train.cell_iterations:
@@ -118,31 +119,34 @@ def initialise_by_cells(
 
 
 def _columns(
-    model: GridClassifier, source: MapSource, examples: BoxExamples, chosen: np.ndarray, pixels: Tensor
+    model: GridClassifier, source: MapSource, examples: BoxExamples, chosen: np.ndarray, views: Sequence[str], pixels: Tensor
 ) -> Iterator[Float[Tensor, "m d"]]:
     """Yield the hypercolumns at the pixels of each box, reading the maps of an image once for neighbouring boxes of it."""
     previous, maps = -1, []
-    for number, own in zip(chosen.tolist(), pixels, strict=True):
+    for number, view, own in zip(chosen.tolist(), views, pixels, strict=True):
         image = int(examples.images[number])
         if image != previous:
-            item: Item = (image, "identity")
+            item: Item = (image, view)
             previous, maps = image, [values.to(model.mean.device) for values in source.maps([item])]
-        box, edge = (torch.from_numpy(part[number][None]) for part in (examples.boxes_xyxy, examples.edges_xyxy))
+        box, edge = (torch.from_numpy(part) for part in examples.placed(np.array([number]), view))
         yield model.hypercolumns(maps, box, pixels=own[None], edges_xyxy=edge)[0]
 
 
 class _Targets:
     """What chosen boxes are to show: kept at the pixels that are fitted while all of it is gone through once."""
 
-    def __init__(self, model: GridClassifier, examples: BoxExamples, chosen: np.ndarray, pixels: Tensor) -> None:
-        self._examples, self._chosen, self._pixels = examples, chosen.tolist(), pixels
+    def __init__(
+        self, model: GridClassifier, examples: BoxExamples, chosen: np.ndarray, views: Sequence[str], pixels: Tensor
+    ) -> None:
+        self._examples, self._seen, self._pixels = examples, list(zip(chosen.tolist(), views, strict=True)), pixels
         self._kept = torch.full((*pixels.shape, model.classes), torch.nan)
         self._complete = False
 
     def seen(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield each box's outputs and whole target."""
-        for place, (number, own) in enumerate(zip(self._chosen, self._pixels, strict=True)):
-            outputs, target = self._examples.blocks[int(self._examples.labels[number])], self._examples.load(number)
+        for place, ((number, view), own) in enumerate(zip(self._seen, self._pixels, strict=True)):
+            outputs = self._examples.blocks[int(self._examples.labels[number])]
+            target = self._examples.target(number, view)
             self._kept[place][:, outputs] = torch.from_numpy(target).flatten(1)[:, own].T
             yield outputs, target
         self._complete = True

@@ -2,7 +2,8 @@
 
 A box shows the heatmaps of its own class alone, a block of neighbouring outputs of the head: one mask, or all keypoints, or all
 parts of the class. Boxes of one image follow each other, so that its maps are read once for all of them; images come in a new
-order every epoch. The loss is the mean logistic loss of the interpolated probabilities over the pixels whose target is known.
+order every epoch, and (with a mirror) each in one of its two views, drawn anew every epoch. The loss is the mean logistic loss
+of the interpolated probabilities over the pixels whose target is known.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hypercolumns.errors import TrainingError
+from hypercolumns.heatmaps.mirroring import Mirror
 from hypercolumns.read_ahead import read_ahead
 from hypercolumns.sources import Item, MapSource
 
@@ -39,6 +41,7 @@ class BoxExamples:
         blocks: The head's outputs of each class.
         load: Loads a target.
         names: What to call each box in an error message.
+        mirror: How boxes and targets are mirrored, to learn from the images' hflip view too; None if the source has none.
 
     Raises:
         TrainingError: lengths disagree, a class has no outputs, or there is no box.
@@ -51,6 +54,7 @@ class BoxExamples:
     blocks: Sequence[slice]
     load: TargetLoader
     names: Sequence[str]
+    mirror: Mirror | None = None
 
     def __post_init__(self) -> None:
         count = len(self.images)
@@ -64,6 +68,28 @@ class BoxExamples:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def draw_views(self, random: np.random.Generator) -> NDArray[np.str_]:
+        """Draw a view for each box (n,), the same for all boxes of an image; identity, and nothing drawn, without a mirror."""
+        if self.mirror is None:
+            return np.full(len(self), "identity")
+        return np.array(["identity", "hflip"])[random.integers(2, size=int(self.images.max()) + 1)[self.images]]
+
+    def placed(self, numbers: NDArray[np.int64], view: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return boxes (n, 4) and what of their canvas is image (n, 4), in a view."""
+        boxes, edges = self.boxes_xyxy[numbers], self.edges_xyxy[numbers]
+        return (boxes, edges) if view == "identity" else (self._mirror.boxes(boxes), self._mirror.boxes(edges))
+
+    def target(self, number: int, view: str) -> NDArray[np.float32]:
+        """Load the target of a box in a view (outputs of its class, S, S); NaN where unknown."""
+        target = self.load(number)
+        return target if view == "identity" else self._mirror.target(target, int(self.labels[number]))
+
+    @property
+    def _mirror(self) -> Mirror:
+        if self.mirror is None:
+            raise TrainingError("expected a mirror, to learn from mirrored images, got none; give `BoxExamples(mirror=...)`")
+        return self.mirror
 
 
 @dataclass(frozen=True)
@@ -80,6 +106,7 @@ class _OneClass:
 @dataclass(frozen=True)
 class _BoxBatch:
     numbers: tuple[int, ...]
+    views: tuple[str, ...]
     maps: list[Tensor]
     classes: list[_OneClass]
 
@@ -119,7 +146,8 @@ class BoxProblem:
         images = self.examples.images[self._train]
         # A random place for each image, and in it for each of its boxes.
         places = random.permutation(int(images.max()) + 1)[images] + random.random(len(images))
-        yield from read_ahead(self._chunks(self._train[np.argsort(places, kind="stable")]), self._read)
+        views = self.examples.draw_views(random)
+        yield from read_ahead(self._chunks(self._train[np.argsort(places, kind="stable")], views), self._read)
 
     def loss(self, model: nn.Module, batch: _BoxBatch) -> Tensor:
         """Return the mean loss over the batch's known pixels."""
@@ -128,14 +156,18 @@ class BoxProblem:
 
     def describe(self, batch: _BoxBatch) -> str:
         """Name the boxes of a batch."""
-        return ", ".join(self.examples.names[number] for number in batch.numbers)
+        return ", ".join(
+            self.examples.names[number] + ("" if view == "identity" else f" ({view})")
+            for number, view in zip(batch.numbers, batch.views, strict=True)
+        )
 
     @torch.inference_mode()
     def held_out_score(self, model: nn.Module) -> float | None:
         """Return the mean loss over the held-out boxes, negated: higher is better."""
         if not len(self._held_out):
             return None
-        sums = [self._sums(model, batch) for batch in read_ahead(self._chunks(self._held_out), self._read)]
+        plain = np.full(len(self.examples), "identity")
+        sums = [self._sums(model, batch) for batch in read_ahead(self._chunks(self._held_out, plain), self._read)]
         return -sum(float(total) for total, _ in sums) / max(sum(known for _, known in sums), 1)
 
     def _sums(self, model: nn.Module, batch: _BoxBatch) -> tuple[Tensor, int]:
@@ -147,27 +179,27 @@ class BoxProblem:
             known += count
         return torch.stack(totals).sum(), known
 
-    def _chunks(self, order: NDArray[np.int64]) -> list[tuple[int, ...]]:
-        return [tuple(order[i : i + self._batch].tolist()) for i in range(0, len(order), self._batch)]
+    def _chunks(self, order: NDArray[np.int64], views: NDArray[np.str_]) -> list[tuple[tuple[int, str], ...]]:
+        seen = list(zip(order.tolist(), views[order].tolist(), strict=True))
+        return [tuple(seen[i : i + self._batch]) for i in range(0, len(seen), self._batch)]
 
-    def _read(self, numbers: tuple[int, ...]) -> _BoxBatch:
-        examples, chosen = self.examples, np.array(numbers)
-        images, rows = np.unique(examples.images[chosen], return_inverse=True)
-        items: list[Item] = [(int(image), "identity") for image in images]
-        classes = []
-        for label in np.unique(examples.labels[chosen]):
-            own = np.flatnonzero(examples.labels[chosen] == label)
-            targets = np.stack([examples.load(int(number)) for number in chosen[own]])
-            classes.append(
-                _OneClass(
-                    examples.blocks[label],
-                    torch.from_numpy(examples.boxes_xyxy[chosen[own]]),
-                    torch.from_numpy(examples.edges_xyxy[chosen[own]]),
-                    torch.from_numpy(rows.reshape(-1)[own]),
-                    torch.from_numpy(targets).to(self._device),
-                )
-            )
-        return _BoxBatch(numbers, [values.to(self._device) for values in self._source.maps(items)], classes)
+    def _read(self, seen: tuple[tuple[int, str], ...]) -> _BoxBatch:
+        numbers, views = zip(*seen, strict=True)
+        chosen = np.array(numbers)
+        images = self.examples.images[chosen].tolist()
+        items: list[Item] = sorted(set(zip(images, views, strict=True)))
+        rows = np.array([items.index(item) for item in zip(images, views, strict=True)])
+        labels = self.examples.labels[chosen]
+        classes = [self._one_class(int(label), seen, rows, np.flatnonzero(labels == label)) for label in np.unique(labels)]
+        return _BoxBatch(numbers, views, [values.to(self._device) for values in self._source.maps(items)], classes)
+
+    def _one_class(
+        self, label: int, seen: tuple[tuple[int, str], ...], rows: NDArray[np.int64], own: NDArray[np.int64]
+    ) -> _OneClass:
+        placed = [self.examples.placed(np.array([seen[place][0]]), seen[place][1]) for place in own]
+        boxes, edges = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*placed, strict=True))
+        targets = torch.from_numpy(np.stack([self.examples.target(*seen[place]) for place in own]))
+        return _OneClass(self.examples.blocks[label], boxes, edges, torch.from_numpy(rows[own]), targets.to(self._device))
 
 
 def heatmap_loss(probabilities: Float[Tensor, "n c s s"], targets: Float[Tensor, "n c s s"]) -> tuple[Float[Tensor, ""], int]:

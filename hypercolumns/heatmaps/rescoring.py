@@ -37,6 +37,7 @@ def region_features(
     edges_xyxy: Float[Tensor, "n 4"],
     heatmaps: Float[Tensor, "n s s"],
     scores: Float[Tensor, " n"],
+    image_rows: Tensor | None = None,
 ) -> Float[Tensor, "n f"]:
     """Describe the detections of one image.
 
@@ -47,10 +48,12 @@ def region_features(
         edges_xyxy: What of the canvas is image.
         heatmaps: The heatmap of each detection's class.
         scores: The detector's scores.
+        image_rows: Which of the maps each detection lies on (n,); may be left out when there is only one.
     """
     places = ((torch.arange(_GRID) + 0.5) * model.side / _GRID).long()
     pixels = (places[:, None] * model.side + places).flatten()
-    columns = model.hypercolumns(maps, boxes_xyxy, pixels=pixels.expand(len(boxes_xyxy), -1), edges_xyxy=edges_xyxy).float()
+    everywhere = pixels.expand(len(boxes_xyxy), -1)
+    columns = model.hypercolumns(maps, boxes_xyxy, image_rows, pixels=everywhere, edges_xyxy=edges_xyxy).float()
     inside = heatmaps.flatten(1)[:, pixels]
     region = (columns * inside[..., None]).sum(1) / inside.sum(1, keepdim=True).clamp(min=1e-6)
     mask = heatmaps >= _INSIDE

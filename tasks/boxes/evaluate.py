@@ -20,15 +20,15 @@ from storage.models import model_exists, read_description, save_model
 from tasks.boxes.baselines import box_baselines
 from tasks.boxes.heads import load_head
 from tasks.boxes.jobs import BoxEvaluated, BoxJob, BoxPrepared, BoxTrained
-from tasks.boxes.manifests import BoxEntry, BoxManifest, InstanceEntry, load_box_manifest
+from tasks.boxes.manifests import BoxEntry, BoxManifest, load_box_manifest
+from tasks.boxes.maps import open_box_maps
 from tasks.boxes.mistakes import diagnose_boxes
-from tasks.boxes.predictions import BoxPrediction, HeadPredictor, Predictor, truth_boxes
+from tasks.boxes.predicted import predicted_boxes
+from tasks.boxes.predictions import BoxPrediction, HeadPredictor, Predictor
 from tasks.boxes.scoring import Predictions, describe_scores, protocol_line, score_name, summarise_boxes
 from tasks.boxes.tables import overlap_tables
 from tasks.jobs import Extracted
-from tasks.manifests import load_manifest
 from tasks.record import note_use
-from tasks.stores import open_source
 
 __all__ = ["evaluate_boxes", "load_predictions", "predict_split"]
 
@@ -86,8 +86,8 @@ def _evaluate(
     spec = job.spec
     split = spec.instances.val_split
     model, rescorer, card = load_head(trained.path)
-    source = open_source(job.features, load_manifest(prepared.images_path), split, passes=1)
-    predictors: dict[str, Predictor] = {"model": HeadPredictor(model, card.blocks, source, spec, rescorer)}
+    maps = open_box_maps(job, prepared, split, passes=1)
+    predictors: dict[str, Predictor] = {"model": HeadPredictor(model, card.blocks, maps, spec, rescorer)}
     predictors |= box_baselines(manifest, spec) if baselines else {}
     scores: dict[str, Any] = {}
     summaries: dict[str, dict[str, Summary]] = {}
@@ -138,12 +138,10 @@ def predict_split(
     entries = manifest.splits[split]
     found: list[list[BoxPrediction]] = []
     given: list[list[BoxPrediction]] = []
-    posed = [bool(each.keypoints) if spec.task == "keypoints" else bool(each.parts) for each in manifest.classes]
 
     def predict(index: int) -> tuple[list[BoxPrediction], list[BoxPrediction]]:
         entry = entries[index]
-        boxes = [box for box in entry.detections if spec.task == "segment" or posed[box.label]]
-        truth = [] if spec.task == "segment" else truth_boxes(entry, lambda each: _annotated(each, spec))
+        boxes, truth = predicted_boxes(entry, manifest, spec)
         both = predictor(index, entry, [*boxes, *truth], lambda: manifest.image(entry))
         return _divided(both, entry, boxes, spec)
 
@@ -160,9 +158,3 @@ def _divided(
 ) -> tuple[list[BoxPrediction], list[BoxPrediction]]:
     """Tell what was predicted in detections from what was predicted in true boxes, which came after them."""
     return (both, []) if spec.task == "segment" else (both[: len(boxes)], both[len(boxes) :])
-
-
-def _annotated(instance: InstanceEntry, spec: BoxExperimentSpec) -> bool:
-    if spec.task == "keypoints":
-        return instance.keypoints_xyv is not None and bool((instance.visibility > 0).any())
-    return instance.parts is not None

@@ -8,15 +8,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hypercolumns.box_experiments import BoxExperimentSpec
-from hypercolumns.box_pairs import BoxPair, draw_pairs, training_pairs
-from hypercolumns.errors import TrainingError
+from hypercolumns.box_experiments import BoxExperimentSpec, BoxTask
+from hypercolumns.box_pairs import BoxPair
+from hypercolumns.crops import crop_edges
+from hypercolumns.datasets.instances.sides import mirrored_order
 from hypercolumns.geometry import place
-from hypercolumns.heatmaps import BoxExamples, keypoint_targets, mask_target, part_targets
-from hypercolumns.specs import CanvasSpec
-from tasks.boxes.manifests import BoxEntry, BoxManifest, InstanceEntry
+from hypercolumns.heatmaps import BoxExamples, Mirror, keypoint_targets, mask_target, part_targets
+from hypercolumns.heatmaps.placing import expanded_box
+from tasks.boxes.crops import crop_entry, wanted_crops
+from tasks.boxes.drawing import draw_boxes
+from tasks.boxes.manifests import BoxEntry, BoxManifest, ClassEntry, InstanceEntry
+from tasks.manifests import row_key
 
-__all__ = ["box_examples", "box_target", "canvas_boxes"]
+__all__ = ["box_examples", "box_target", "placed_boxes"]
 
 
 def box_examples(manifest: BoxManifest, spec: BoxExperimentSpec) -> BoxExamples:
@@ -25,48 +29,63 @@ def box_examples(manifest: BoxManifest, spec: BoxExperimentSpec) -> BoxExamples:
     Raises:
         TrainingError: no detection fits an object that has what is to be learned.
     """
-    entries = manifest.splits[spec.instances.train_split]
-    numbers = {entry.image.image_id: number for number, entry in enumerate(entries)}
-    target = {"segment": "mask", "keypoints": "keypoints", "parts": "parts"}[spec.task]
-    pairs = training_pairs(
-        [entry.annotated for entry in entries],
-        {entry.image.image_id: entry.boxes for entry in entries},
-        least_iou=spec.pairs.least_iou,
-        target=target,  # type: ignore[arg-type]
-    )
-    if not pairs:
-        raise TrainingError(
-            f"split {spec.instances.train_split!r}: expected detections that overlap an object with {target} by "
-            f"{spec.pairs.least_iou:g}, got none; lower pairs.least_iou, or give other detections"
-        )
-    drawn = draw_pairs(pairs, spec.pairs.boxes, spec.pairs.seed)
-    images = np.array([numbers[pair.image] for pair in drawn], np.int64)
-    boxes, edges = canvas_boxes(
-        [(entries[image], pair.box_xyxy) for image, pair in zip(images, drawn, strict=True)], spec.store.canvas
-    )
+    drawn = draw_boxes(manifest, spec)
+    entries = [manifest.splits[spec.instances.train_split][image] for image, _ in drawn]
+    boxes, edges = placed_boxes([(entry, pair.box_xyxy) for entry, (_, pair) in zip(entries, drawn, strict=True)], spec)
 
     def load(number: int) -> NDArray[np.float32]:
-        pair = drawn[number]
-        entry = entries[images[number]]
+        entry, (_, pair) = entries[number], drawn[number]
         return box_target(entry.instances[pair.instance], entry, pair.box_xyxy, manifest, spec)
 
-    names = [_name(pair, manifest) for pair in drawn]
-    return BoxExamples(
-        images, boxes, edges, np.array([pair.class_index for pair in drawn], np.int64), manifest.outputs(spec), load, names
-    )
+    names = [_name(pair, manifest) for _, pair in drawn]
+    labels = np.array([pair.class_index for _, pair in drawn], np.int64)
+    images = np.array(_numbers(manifest, drawn, spec), np.int64)
+    return BoxExamples(images, boxes, edges, labels, manifest.outputs(spec), load, names, _mirror(manifest, spec))
+
+
+def _numbers(manifest: BoxManifest, drawn: Sequence[tuple[int, BoxPair]], spec: BoxExperimentSpec) -> list[int]:
+    """Return the number of each drawn box's image, or of its crop, in the source of maps."""
+    if spec.maps == "image":
+        return [image for image, _ in drawn]
+    split = spec.instances.train_split
+    places = {row_key(crop, "identity"): place for place, crop in enumerate(wanted_crops(manifest, spec, split))}
+    entries = manifest.splits[split]
+    return [places[row_key(crop_entry(entries[image], pair.box_xyxy, spec), "identity")] for image, pair in drawn]
+
+
+def _mirror(manifest: BoxManifest, spec: BoxExperimentSpec) -> Mirror | None:
+    """Return how to learn from mirrored images, if the experiment does."""
+    if "hflip" not in spec.store.views:
+        return None
+    orders = [mirrored_order(_output_names(own, spec.task)) for own in manifest.classes]
+    return Mirror(spec.store.canvas.size_hw[1], orders)
+
+
+def _output_names(own: ClassEntry, task: BoxTask) -> tuple[str, ...]:
+    """Name a class's outputs; that which shows the whole object has no name, and so no side."""
+    return {"segment": ("",), "keypoints": own.keypoints, "parts": ("", *own.parts)}[task]
 
 
 def _name(pair: BoxPair, manifest: BoxManifest) -> str:
     return f"image {pair.image!r}, {manifest.class_names[pair.class_index]} at {[round(side, 1) for side in pair.box_xyxy]}"
 
 
-def canvas_boxes(
-    boxes: Sequence[tuple[BoxEntry, Sequence[float]]], canvas: CanvasSpec
+def placed_boxes(
+    boxes: Sequence[tuple[BoxEntry, Sequence[float]]], spec: BoxExperimentSpec
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return boxes of images on the canvas (n, 4), and what of the canvas is image for each (n, 4)."""
+    """Return boxes of images on the canvas (n, 4), and what of the canvas is image for each (n, 4).
+
+    On a whole image's canvas boxes lie where they do, not expanded; a crop's canvas is the expanded box.
+    """
     found, edges = [np.empty((0, 4))], [np.empty((0, 4))]
+    height, width = spec.store.canvas.size_hw
     for entry, box in boxes:
-        placement = place(entry.image.image_hw, canvas)
+        hw = entry.image.image_hw
+        if spec.maps == "crop":
+            found.append(np.array([[0.0, 0.0, width, height]]))
+            edges.append(crop_edges(expanded_box(np.array(box), spec.pairs.expansion), hw, (height, width))[None])
+            continue
+        placement = place(hw, spec.store.canvas)
         found.append(placement.to_canvas(torch.tensor([list(box)], dtype=torch.float64)).numpy())
         top, left, bottom, right = placement.box_yxyx
         edges.append(np.array([[left, top, right, bottom]], np.float64))

@@ -54,7 +54,8 @@ def build_head(layers: tuple[LayerInfo, ...], blocks: tuple[slice, ...], spec: B
         Frame(spec.store.canvas.size_hw, spec.head.alignment),
         grid=spec.head.grid,
         side=spec.pairs.side,
-        expansion=spec.pairs.expansion,
+        # A crop's canvas is the expanded box.
+        expansion=spec.pairs.expansion if spec.maps == "image" else 0.0,
         kernel=spec.head.kernel,
     )
 

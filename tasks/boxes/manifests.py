@@ -20,16 +20,18 @@ from hypercolumns.datasets.instances.run_lengths import decode_counts, encode_co
 from hypercolumns.datasets.masks import VOID
 from storage.canonical import digest, read_json
 from tasks.jobs import Message
-from tasks.manifests import Entry
+from tasks.manifests import Entry, Manifest
 
 __all__ = [
     "BoxEntry",
     "BoxManifest",
+    "BoxTuple",
     "ClassEntry",
     "DetectionEntry",
     "InstanceEntry",
     "decode_mask_text",
     "encode_mask",
+    "images_only",
     "load_box_manifest",
 ]
 
@@ -174,3 +176,15 @@ class BoxManifest(Message):
 def load_box_manifest(path: Path) -> BoxManifest:
     """Read a manifest that `tasks.boxes.prepare` wrote."""
     return BoxManifest.model_validate(read_json(path))
+
+
+def images_only(manifest: BoxManifest) -> Manifest:
+    """Return the images of a manifest as the stages that fill the feature store know them."""
+    return Manifest(
+        dataset=manifest.dataset,
+        class_names=manifest.class_names,
+        palette=(),
+        void_label=VOID,
+        max_megapixels=manifest.max_megapixels,
+        splits={split: tuple(entry.image for entry in entries) for split, entries in manifest.splits.items()},
+    )

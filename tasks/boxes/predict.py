@@ -15,18 +15,19 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from hypercolumns.backbones import build_backbone
-from hypercolumns.canvas import fit_image
 from hypercolumns.datasets.decoding import decode_image, image_sha256
 from hypercolumns.datasets.palettes import voc_palette
 from hypercolumns.reporting.box_pictures import draw_mask, draw_parts, draw_pose
 from hypercolumns.sources import BackboneSource
 from storage.publish import replace_bytes
 from tasks.boxes.box_files import read_boxes
+from tasks.boxes.crops import crop_entry
 from tasks.boxes.heads import BoxCard, load_head
-from tasks.boxes.manifests import BoxEntry
+from tasks.boxes.manifests import BoxEntry, DetectionEntry
+from tasks.boxes.maps import BoxMaps
 from tasks.boxes.predictions import BoxPrediction, HeadPredictor
 from tasks.boxes.results import result_records
-from tasks.manifests import Entry
+from tasks.manifests import Entry, Manifest
 from tasks.predict import output_names, refuse_to_replace
 
 __all__ = ["BoxesPredicted", "predict_boxes"]
@@ -68,26 +69,20 @@ def predict_boxes(model_path: Path, images: Sequence[Path], boxes: Path, out: Pa
     found = read_boxes(boxes, {path: (image.shape[0], image.shape[1]) for path, image in pixels.items()}, card.classes)
     spec = card.spec
     backbone = build_backbone(spec.backbone, spec.store.canvas.size_hw, precision=spec.store.precision)
-    fitted: dict[int, NDArray[np.uint8]] = {}
-    source = BackboneSource(backbone, lambda index: fitted[index], [layer.name for layer in card.layers])
-    predictor = HeadPredictor(model, card.blocks, source, spec, rescorer)
+    entries = [_entry(number, path, names[number], pixels[path], found[path]) for number, path in enumerate(images)]
+    seen = [entry.image for entry in entries]
+    if spec.maps == "crop":
+        seen = [crop_entry(entry, box.box_xyxy, spec) for entry in entries for box in entry.detections]
+
+    def load(index: int) -> NDArray[np.uint8]:
+        return Manifest.fitted(pixels[seen[index].image_path], seen[index], spec.store.canvas, spec.backbone.mean_rgb)
+
+    source = BackboneSource(backbone, load, [layer.name for layer in card.layers])
+    predictor = HeadPredictor(model, card.blocks, BoxMaps.of(source, spec, seen), spec, rescorer)
     records, pictures, seconds, count = [], [], 0.0, 0
-    for number, path in enumerate(tqdm(images, unit="img", desc="predict", disable=None)):
-        image = pixels[path]
-        entry = BoxEntry(
-            image=Entry(
-                image_id=names[number],
-                image_path=path,
-                image_sha256=image_sha256(path),
-                image_hw=(image.shape[0], image.shape[1]),
-            ),
-            number=number,
-            instances=(),
-            detections=found[path],
-        )
+    for number, entry in enumerate(tqdm(entries, unit="img", desc="predict", disable=None)):
+        path, image = entry.image.image_path, pixels[entry.image.image_path]
         start = time.perf_counter()
-        fitted.clear()
-        fitted[number] = fit_image(image, spec.store.canvas, fill_rgb=spec.backbone.mean_rgb)[0]
         predictions = predictor(number, entry, entry.detections, lambda own=image: own)  # type: ignore[misc]
         seconds += time.perf_counter() - start
         count += len(entry.detections)
@@ -103,6 +98,12 @@ def predict_boxes(model_path: Path, images: Sequence[Path], boxes: Path, out: Pa
         boxes=count,
         seconds_per_box=seconds / count if count else None,
     )
+
+
+def _entry(number: int, path: Path, name: str, image: NDArray[np.uint8], boxes: tuple[DetectionEntry, ...]) -> BoxEntry:
+    hw = (image.shape[0], image.shape[1])
+    own = Entry(image_id=name, image_path=path, image_sha256=image_sha256(path), image_hw=hw)
+    return BoxEntry(image=own, number=number, instances=(), detections=boxes)
 
 
 def _write_pictures(

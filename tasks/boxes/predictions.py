@@ -14,10 +14,8 @@ from hypercolumns.boxes import box_iou
 from hypercolumns.heads import GridClassifier
 from hypercolumns.heatmaps import blur, cut_mask, find_peaks, find_superpixels, heatmap_points, project, splat
 from hypercolumns.heatmaps.rescoring import Rescorer, region_features, suppress_regions
-from hypercolumns.sources import MapSource
-from hypercolumns.specs import CanvasSpec
-from tasks.boxes.examples import canvas_boxes
-from tasks.boxes.manifests import BoxEntry, DetectionEntry, InstanceEntry, decode_mask_text, encode_mask
+from tasks.boxes.manifests import BoxEntry, DetectionEntry, decode_mask_text, encode_mask
+from tasks.boxes.maps import BoxMaps, SeenBoxes
 from tasks.jobs import Message
 
 __all__ = [
@@ -28,7 +26,6 @@ __all__ = [
     "Predictor",
     "pair_with",
     "to_predictions",
-    "truth_boxes",
 ]
 
 _FITS = 0.5
@@ -73,15 +70,6 @@ class Predictor(Protocol):
             load: Decodes the image, where it is needed.
         """
         ...
-
-
-def truth_boxes(entry: BoxEntry, wanted: Callable[[InstanceEntry], bool]) -> list[DetectionEntry]:
-    """Return the objects' own boxes, each as a detection of score 1."""
-    return [
-        DetectionEntry(label=each.label, box_xyxy=each.box_xyxy, score=1.0, source=number)
-        for number, each in enumerate(entry.instances)
-        if not each.ignored and wanted(each)
-    ]
 
 
 def pair_with(entry: BoxEntry, box: DetectionEntry) -> int:
@@ -151,12 +139,12 @@ def _mask(laid: NDArray[np.float32], pieces: NDArray[np.int64] | None, spec: Box
 
 
 class HeadPredictor:
-    """A head on maps of images.
+    """A head on maps of images or of crops.
 
     Args:
         model: The head.
         blocks: Each class's outputs.
-        source: The maps, by the images' numbers.
+        maps: Reads the maps of boxes.
         spec: The experiment.
         rescorer: Scores detections anew; None keeps their scores.
     """
@@ -165,53 +153,47 @@ class HeadPredictor:
         self,
         model: GridClassifier,
         blocks: Sequence[slice],
-        source: MapSource,
+        maps: BoxMaps,
         spec: BoxExperimentSpec,
         rescorer: Rescorer | None = None,
     ) -> None:
         self.model, self.blocks, self.spec, self.rescorer = model, blocks, spec, rescorer
-        self.source = source.select([layer.name for layer in model.layers])
+        self.maps = maps.select([layer.name for layer in model.layers])
 
     @torch.inference_mode()
     def __call__(self, index: int, entry: BoxEntry, boxes: Sequence[DetectionEntry], load: ImageLoader) -> list[BoxPrediction]:
         """Return a prediction for each box, or fewer where regions are suppressed."""
         if not boxes:
             return []
-        maps = self.source.maps([(index, "identity")])
-        heatmaps = self.heatmaps(maps, entry, boxes)
-        if self.rescorer is not None:
-            scores = self.rescorer(self.features(maps, entry, boxes, heatmaps)).tolist()
-            boxes = [box.model_copy(update={"score": score}) for box, score in zip(boxes, scores, strict=True)]
-        found = to_predictions(entry, boxes, heatmaps, self.spec, load, superpixels=True)
+        scored: list[DetectionEntry] = []
+        heatmaps: list[NDArray[np.float32]] = []
+        for seen in self.maps(index, entry, boxes):
+            own = self.heatmaps(seen)
+            heatmaps += own
+            scored += seen.members if self.rescorer is None else self._rescored(self.rescorer, seen, own)
+        found = to_predictions(entry, scored, heatmaps, self.spec, load, superpixels=True)
         return self._suppressed(found, entry.image.image_hw)
 
-    def heatmaps(self, maps: list[torch.Tensor], entry: BoxEntry, boxes: Sequence[DetectionEntry]) -> list[NDArray[np.float32]]:
-        """Return the heatmaps (outputs, S, S) of each box of an image."""
-        placed, edges = self._placed(entry, boxes)
-        labels = np.array([box.label for box in boxes])
+    def heatmaps(self, seen: SeenBoxes) -> list[NDArray[np.float32]]:
+        """Return the heatmaps (outputs, S, S) of each box."""
+        labels = np.array([box.label for box in seen.members])
         found: dict[int, NDArray[np.float32]] = {}
         for label in np.unique(labels):
             own = np.flatnonzero(labels == label)
-            values = self.model(maps, placed[own], outputs=self.blocks[label], edges_xyxy=edges[own]).float().numpy()
+            placed, edges, rows = seen.boxes_xyxy[own], seen.edges_xyxy[own], seen.rows[own]
+            values = self.model(seen.maps, placed, rows, outputs=self.blocks[label], edges_xyxy=edges).float().numpy()
             found |= dict(zip(own.tolist(), values, strict=True))
-        return [found[number] for number in range(len(boxes))]
+        return [found[number] for number in range(len(labels))]
 
-    def features(
-        self,
-        maps: list[torch.Tensor],
-        entry: BoxEntry,
-        boxes: Sequence[DetectionEntry],
-        heatmaps: Sequence[NDArray[np.float32]],
-    ) -> torch.Tensor:
+    def features(self, seen: SeenBoxes, heatmaps: Sequence[NDArray[np.float32]]) -> torch.Tensor:
         """Return what the rescorer looks at (n, f)."""
         masks = torch.from_numpy(np.stack([each[0] for each in heatmaps]))
-        scores = torch.tensor([box.score for box in boxes])
-        return region_features(self.model, maps, *self._placed(entry, boxes), masks, scores)
+        scores = torch.tensor([box.score for box in seen.members])
+        return region_features(self.model, seen.maps, seen.boxes_xyxy, seen.edges_xyxy, masks, scores, seen.rows)
 
-    def _placed(self, entry: BoxEntry, boxes: Sequence[DetectionEntry]) -> tuple[torch.Tensor, torch.Tensor]:
-        canvas: CanvasSpec = self.spec.store.canvas
-        placed, edges = canvas_boxes([(entry, box.box_xyxy) for box in boxes], canvas)
-        return torch.from_numpy(placed), torch.from_numpy(edges)
+    def _rescored(self, rescorer: Rescorer, seen: SeenBoxes, heatmaps: Sequence[NDArray[np.float32]]) -> list[DetectionEntry]:
+        scores = rescorer(self.features(seen, heatmaps)).tolist()
+        return [box.model_copy(update={"score": score}) for box, score in zip(seen.members, scores, strict=True)]
 
     def _suppressed(self, found: list[BoxPrediction], image_hw: tuple[int, int]) -> list[BoxPrediction]:
         most = self.spec.evaluate.region_iou

@@ -21,6 +21,7 @@ from hypercolumns.datasets.masks import VOID
 from hypercolumns.errors import DatasetError, ImageError, MaskError
 from storage.canonical import digest, file_sha256
 from storage.publish import replace_bytes
+from tasks.boxes.crops import write_crops
 from tasks.boxes.detections import detection_files, find_detections, write_instances
 from tasks.boxes.jobs import BoxJob, BoxPrepared
 from tasks.boxes.manifests import (
@@ -30,9 +31,10 @@ from tasks.boxes.manifests import (
     DetectionEntry,
     InstanceEntry,
     encode_mask,
+    images_only,
     load_box_manifest,
 )
-from tasks.manifests import Entry, Manifest
+from tasks.manifests import Entry
 from tasks.record import note_use
 
 __all__ = ["prepare_boxes"]
@@ -68,9 +70,11 @@ def prepare_boxes(job: BoxJob) -> BoxPrepared:
             raise DatasetError(
                 "label files changed while they were read. Remedy: run again, when nobody writes to the data set"
             )
-        replace_bytes(images_path, _images_only(manifest).model_dump_json(indent=1).encode())
+        replace_bytes(images_path, images_only(manifest).model_dump_json(indent=1).encode())
         replace_bytes(path, manifest.model_dump_json(indent=1).encode())
     manifest = load_box_manifest(path)
+    if spec.maps == "crop":
+        images_path = write_crops(job, manifest, key)
     return BoxPrepared(
         key=key,
         path=path,
@@ -208,16 +212,4 @@ def _instance(found: Instance, image_hw: tuple[int, int], dataset: InstanceDatas
         mask=None if mask is None or empty else encode_mask(mask),
         keypoints_xyv=points,
         parts=parts,
-    )
-
-
-def _images_only(manifest: BoxManifest) -> Manifest:
-    """Return the images as the stages that fill the feature store know them."""
-    return Manifest(
-        dataset=manifest.dataset,
-        class_names=manifest.class_names,
-        palette=(),
-        void_label=VOID,
-        max_megapixels=manifest.max_megapixels,
-        splits={split: tuple(entry.image for entry in entries) for split, entries in manifest.splits.items()},
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hypercolumns.box_experiments import BoxExperimentSpec
 from hypercolumns.heads import GridClassifier
 from hypercolumns.heatmaps import mask_target
 from hypercolumns.heatmaps.rescoring import Rescorer, fit_rescorer
-from hypercolumns.sources import MapSource
-from tasks.boxes.manifests import BoxManifest
+from tasks.boxes.manifests import BoxEntry, BoxManifest, DetectionEntry
+from tasks.boxes.maps import BoxMaps
 from tasks.boxes.predictions import HeadPredictor, pair_with
 
 __all__ = ["train_rescorer"]
@@ -20,28 +21,31 @@ _RIGHT = 0.5
 
 
 @torch.inference_mode()
-def train_rescorer(model: GridClassifier, manifest: BoxManifest, source: MapSource, spec: BoxExperimentSpec) -> Rescorer:
+def train_rescorer(model: GridClassifier, manifest: BoxManifest, maps: BoxMaps, spec: BoxExperimentSpec) -> Rescorer:
     """Fit a rescorer on all detections of the training images.
 
     Raises:
         SamplingError: all of them are right, or none.
     """
-    predictor = HeadPredictor(model, manifest.outputs(spec), source, spec)
+    predictor = HeadPredictor(model, manifest.outputs(spec), maps, spec)
     features, right = [], []
     for index, entry in enumerate(manifest.splits[spec.instances.train_split]):
         if not entry.detections:
             continue
-        maps = predictor.source.maps([(index, "identity")])
-        heatmaps = predictor.heatmaps(maps, entry, entry.detections)
-        features.append(predictor.features(maps, entry, entry.detections, heatmaps))
-        for box, heatmap in zip(entry.detections, heatmaps, strict=True):
-            number = pair_with(entry, box)
-            if number < 0:
-                right.append(False)
-                continue
-            mask = entry.instances[number].mask_array(entry.image.image_hw)
-            truth = mask_target(mask, np.array(box.box_xyxy), spec.pairs.side, spec.pairs.expansion) > _RIGHT
-            own = heatmap[0] >= spec.evaluate.mask_threshold
-            right.append(bool((truth & own).sum() >= _RIGHT * max(1, (truth | own).sum())))
+        for seen in predictor.maps(index, entry, entry.detections):
+            heatmaps = predictor.heatmaps(seen)
+            features.append(predictor.features(seen, heatmaps))
+            right += [_is_right(entry, *each, spec) for each in zip(seen.members, heatmaps, strict=True)]
     with torch.inference_mode(False):
         return fit_rescorer(torch.cat(features).clone(), np.array(right))
+
+
+def _is_right(entry: BoxEntry, box: DetectionEntry, heatmap: NDArray[np.float32], spec: BoxExperimentSpec) -> bool:
+    """Tell whether a detection's mask found the object that the detection is meant for."""
+    number = pair_with(entry, box)
+    if number < 0:
+        return False
+    mask = entry.instances[number].mask_array(entry.image.image_hw)
+    truth = mask_target(mask, np.array(box.box_xyxy), spec.pairs.side, spec.pairs.expansion) > _RIGHT
+    own = heatmap[0] >= spec.evaluate.mask_threshold
+    return bool((truth & own).sum() >= _RIGHT * max(1, (truth | own).sum()))

@@ -19,12 +19,12 @@ from tasks.boxes.examples import box_examples
 from tasks.boxes.heads import BoxCard, build_head, save_head
 from tasks.boxes.jobs import BoxJob, BoxPrepared, BoxTrained
 from tasks.boxes.manifests import BoxManifest, load_box_manifest
+from tasks.boxes.maps import open_box_maps
 from tasks.boxes.rescoring import train_rescorer
 from tasks.classifiers import FolderCheckpoints
 from tasks.jobs import Extracted
-from tasks.manifests import load_manifest
+from tasks.manifests import Manifest, load_manifest
 from tasks.record import note_use
-from tasks.stores import open_source
 
 __all__ = ["train_head"]
 
@@ -53,6 +53,9 @@ def train_head(job: BoxJob, prepared: BoxPrepared, extracted: Extracted) -> BoxT
             "head": spec.head.model_dump(mode="json"),
             "train": spec.train.model_dump(mode="json"),
             "rescore": spec.evaluate.rescore,
+            # Only where they are not what there was before, so that the keys of that time still stand.
+            **({"views": list(spec.store.views)} if len(spec.store.views) > 1 else {}),
+            **({"maps": spec.maps} if spec.maps != "image" else {}),
         }
     )
     note_use(job.features, key)
@@ -69,22 +72,19 @@ def train_head(job: BoxJob, prepared: BoxPrepared, extracted: Extracted) -> BoxT
 def _train(job: BoxJob, prepared: BoxPrepared, manifest: BoxManifest, key: str, keys: dict[str, str]) -> None:
     spec = job.spec
     examples = box_examples(manifest, spec)
-    images = load_manifest(prepared.images_path)
-    source = open_source(job.features, images, spec.instances.train_split, passes=1 + spec.train.epochs)
-    chosen = source if spec.head.layers is None else source.select(spec.head.layers)
-    model = build_head(chosen.layers, manifest.outputs(spec), spec)
-    history = _fit(job, manifest, model, chosen, examples, key)
+    maps = open_box_maps(job, prepared, spec.instances.train_split, passes=1 + spec.train.epochs)
+    chosen = maps if spec.head.layers is None else maps.select(spec.head.layers)
+    model = build_head(chosen.source.layers, manifest.outputs(spec), spec)
+    history = _fit(job, load_manifest(prepared.images_path), model, chosen.source, examples, key)
     rescorer = train_rescorer(model, manifest, chosen, spec) if spec.evaluate.rescore else None
     save_head(job.places.models, key, model, rescorer, manifest, spec, keys, len(examples), history.to_json())
     shutil.rmtree(job.places.checkpoints / key, ignore_errors=True)
 
 
-def _fit(
-    job: BoxJob, manifest: BoxManifest, model: GridClassifier, source: MapSource, examples: BoxExamples, key: str
-) -> History:
+def _fit(job: BoxJob, images: Manifest, model: GridClassifier, source: MapSource, examples: BoxExamples, key: str) -> History:
     train = job.spec.train
-    entries = manifest.splits[job.spec.instances.train_split]
-    out = np.array([held_out(entry.image.image_sha256, train.holdout, None) for entry in entries], np.bool_)
+    entries = images.splits[job.spec.instances.train_split]
+    out = np.array([held_out(entry.image_sha256, train.holdout, None) for entry in entries], np.bool_)
     steps = -(-len(examples) // train.batch)
     with tqdm(total=train.epochs * steps, unit="step", desc=f"train {job.spec.task}", disable=None) as bar:
 

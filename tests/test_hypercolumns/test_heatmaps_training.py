@@ -10,7 +10,7 @@ from hypercolumns.box_experiments import BoxTrainSpec
 from hypercolumns.columns import Frame
 from hypercolumns.errors import GeometryError, SamplingError, TrainingError
 from hypercolumns.heads import GridClassifier
-from hypercolumns.heatmaps import BoxExamples, BoxProblem, fit_box_classifier
+from hypercolumns.heatmaps import BoxExamples, BoxProblem, Mirror, fit_box_classifier
 from hypercolumns.heatmaps.problem import heatmap_loss
 from hypercolumns.heatmaps.rescoring import fit_rescorer, region_features, suppress_regions
 
@@ -33,10 +33,14 @@ class Source:
 
     def maps(self, items):
         self.reads += len(items)
-        return [values[[index for index, _ in items]] for values in self.values]
+        # What a backbone that does not know left from right would make of the mirrored image.
+        return [
+            torch.stack([values[index] if view == "identity" else values[index].flip(1) for index, view in items])
+            for values in self.values
+        ]
 
 
-def examples(count=24, targets=None, blocks=(slice(0, 1), slice(1, 3))):
+def examples(count=24, targets=None, blocks=(slice(0, 1), slice(1, 3)), mirror=None):
     random = np.random.default_rng(1)
     corners = random.uniform(0, 14, (count, 2))
     labels = np.arange(count) % len(blocks)
@@ -49,6 +53,7 @@ def examples(count=24, targets=None, blocks=(slice(0, 1), slice(1, 3))):
         blocks,
         lambda number: known[number, blocks[labels[number]]],
         [f"box {number}" for number in range(count)],
+        mirror,
     )
 
 
@@ -165,6 +170,113 @@ def test_held_out_boxes_are_scored_and_not_trained_on():
     assert history.epochs[0].held_out < 0
     score = problem.held_out_score(model)
     assert score == pytest.approx(max(record.held_out for record in history.epochs), rel=1e-5)
+
+
+MIRROR = Mirror(32, [(0,), (1, 0)])
+
+
+def test_a_mirrored_example_is_the_mirrored_picture_of_the_box():
+    """By brute force: paint the target into a canvas, mirror the canvas, and look at the mirrored box."""
+    canvas = np.random.default_rng(0).random((2, 32, 32)).astype(np.float32)
+    box = np.array([[5.0, 3.0, 17.0, 27.0]])
+    shown = canvas[:, 3:27:2, 5:17]
+    own = BoxExamples(
+        np.zeros(1, np.int64),
+        box,
+        np.array([[2.0, 0.0, 29.0, 32.0]]),
+        np.array([1]),
+        (slice(0, 1), slice(1, 3)),
+        lambda number: shown,
+        ["box"],
+        MIRROR,
+    )
+    (x0, y0, x1, y1), edges = (part[0] for part in own.placed(np.array([0]), "hflip"))
+    assert edges.tolist() == [3.0, 0.0, 30.0, 32.0]
+    mirrored = canvas[::-1, :, ::-1]
+    np.testing.assert_array_equal(own.target(0, "hflip"), mirrored[:, int(y0) : int(y1) : 2, int(x0) : int(x1)])
+    np.testing.assert_array_equal(own.target(0, "identity"), shown)
+    assert own.placed(np.array([0]), "identity")[0] is not box
+    np.testing.assert_array_equal(own.placed(np.array([0]), "identity")[0], box)
+
+
+def test_what_nothing_shows_in_the_mirror_is_unknown_there():
+    target = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
+    mirrored = Mirror(10, [(0, -1)]).target(target, 0)
+    assert mirrored[0].tolist() == [[1, 0], [3, 2]]
+    assert np.isnan(mirrored[1]).all()
+
+
+def test_heads_see_in_the_mirror_what_they_see_outside_it():
+    """A head whose grid and outputs are mirrored shows the mirrored heatmap: boxes, edges and maps are mirrored alike."""
+    source, own, model = Source(), examples(mirror=MIRROR), head(grid=3)
+    torch.nn.init.normal_(model.first.weight)
+    twin = head(grid=3)
+    twin.load_state_dict(model.state_dict())
+    for values, twins in ((model.first.weight.data, twin.first.weight.data), (model.first.bias.data, twin.first.bias.data)):
+        twins.copy_(values.view(3, 3, 3, -1).flip(1).reshape(values.shape))
+    for number in range(6):
+        shown = []
+        for view, each in (("identity", model), ("hflip", twin)):
+            boxes, edges = (torch.from_numpy(part) for part in own.placed(np.array([number]), view))
+            shown.append(each(source.maps([(int(own.images[number]), view)]), boxes, edges_xyxy=edges).detach())
+        torch.testing.assert_close(shown[1], shown[0].flip(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_with_a_mirror_each_image_comes_once_an_epoch_in_a_view_drawn_anew():
+    source, own = Source(images=40), examples(count=80, mirror=MIRROR)
+    own = BoxExamples(**{**vars(own), "images": np.arange(80) % 40})
+    problem = BoxProblem(source, own, 7, seed=3)
+    seen = []
+    for epoch in range(4):
+        views = {}
+        for batch in problem.batches(epoch):
+            for number, view in zip(batch.numbers, batch.views, strict=True):
+                views.setdefault(int(own.images[number]), set()).add(view)
+        assert len(views) == 40
+        assert all(len(each) == 1 for each in views.values())
+        seen.append({image: each.pop() for image, each in views.items()})
+    assert all({"identity", "hflip"} == set(each.values()) for each in seen)
+    assert len({tuple(sorted(each.items())) for each in seen}) == 4
+    assert "(hflip)" in "".join(problem.describe(batch) for batch in problem.batches(0))
+    batch = next(iter(problem.batches(0)))
+    expected = {(int(own.images[n]), view) for n, view in zip(batch.numbers, batch.views, strict=True)}
+    assert len(batch.maps[0]) == len(expected)
+
+
+def test_mirrored_training_learns_what_is_on_the_left_from_images_and_their_mirror_images():
+    sides = np.zeros((24, 3, SIDE, SIDE), np.float32)
+    sides[:, 1, :, : SIDE // 2] = sides[:, 2, :, SIDE // 2 :] = 1
+    own = examples(targets=sides, mirror=MIRROR)
+    model = head(grid=4)
+    history = fit_box_classifier(model, Source(), own, QUICK.model_copy(update={"epochs": 10}))
+    assert history.epochs[-1].loss < 0.3
+    confused = examples(targets=sides, mirror=Mirror(32, [(0,), (0, 1)]))
+    assert fit_box_classifier(head(grid=4), Source(), confused, QUICK).epochs[-1].loss > history.epochs[-1].loss
+
+
+def test_the_fit_by_cells_sees_mirrored_targets_beside_mirrored_maps():
+    """Half of the images show an object on the left, their mirror images on the right: nobody can tell beforehand."""
+    left = np.zeros((24, 1, SIDE, SIDE), np.float32)
+    left[..., : SIDE // 2] = 1
+    cells_only = QUICK.model_copy(update={"epochs": 0, "cell_boxes": 24})
+    shown = {}
+    for mirror in (None, Mirror(32, [(0,)])):
+        own = examples(targets=left, blocks=(slice(0, 1),), mirror=mirror)
+        own = BoxExamples(**{**vars(own), "images": np.arange(24)})
+        source, model = Source(images=24), head(classes=1, grid=4)
+        fit_box_classifier(model, source, own, cells_only)
+        boxes, edges = (torch.from_numpy(part) for part in (own.boxes_xyxy, own.edges_xyxy))
+        maps = source.maps([(n, "identity") for n in range(24)])
+        shown[mirror is None] = model(maps, boxes, torch.arange(24), edges_xyxy=edges).detach()[..., 1].mean().item()
+    assert shown[True] > 0.9
+    assert 0.3 < shown[False] < 0.7
+
+
+def test_a_mirrored_view_without_a_mirror_is_refused():
+    with pytest.raises(TrainingError, match="expected a mirror"):
+        examples().placed(np.array([0]), "hflip")
+    with pytest.raises(TrainingError, match="expected a mirror"):
+        examples().target(0, "hflip")
 
 
 def test_boxes_that_do_not_fit_together_are_refused():

@@ -19,9 +19,18 @@ from storage.models import read_description
 from tasks.boxes.claims import judge_claims
 from tasks.boxes.compare import Difference, HeadRow, compare_variants, task_spec, variants
 from tasks.boxes.evaluate import load_predictions
+from tasks.boxes.examples import box_examples, box_target
 from tasks.boxes.heads import load_head
 from tasks.boxes.jobs import BoxJob
-from tasks.boxes.manifests import BoxEntry, BoxManifest, ClassEntry, InstanceEntry, load_box_manifest
+from tasks.boxes.manifests import (
+    BoxEntry,
+    BoxManifest,
+    ClassEntry,
+    InstanceEntry,
+    decode_mask_text,
+    encode_mask,
+    load_box_manifest,
+)
 from tasks.boxes.mistakes import KINDS, diagnose_boxes
 from tasks.boxes.predict import predict_boxes
 from tasks.boxes.predictions import BoxPrediction
@@ -253,6 +262,62 @@ def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert resumed.evaluated.metrics == whole.evaluated.metrics
 
 
+def test_mirrored_views_of_training_images_are_learned_from_and_change_what_is_learned(outcomes, tmp_path):
+    first = outcomes["keypoints"]
+    spec = box_spec(task="keypoints", store__views=["identity", "hflip"])
+    mirrored = run_boxes(spec, first.job.workspace)
+    assert mirrored.extracted.key == first.extracted.key, "mirrored maps are rows of the same store"
+    assert mirrored.extracted.images_computed == first.prepared.images["train"], "of the training images alone"
+    assert mirrored.trained.key != first.trained.key
+    assert run_boxes(spec, first.job.workspace).cached == [True] * 4
+    plain, other = (load_head(each.trained.path)[0] for each in (first, mirrored))
+    assert not np.allclose(plain.first.weight.detach(), other.first.weight.detach())
+
+
+def mirrored_instance(each, image_hw):
+    """Mirror what is known of an object, array by array and point by point; names stay where they were."""
+    texts = [
+        None if text is None else encode_mask(decode_mask_text(text, image_hw)[:, ::-1])
+        for text in (each.mask, *(each.parts or ()))
+    ]
+    points = each.keypoints_xyv
+    changes = {
+        "mask": texts[0],
+        "parts": None if each.parts is None else tuple(texts[1:]),
+        "keypoints_xyv": None if points is None else tuple((image_hw[1] - x, y, v) for x, y, v in points),
+    }
+    return each.model_copy(update=changes)
+
+
+def exchanged(name):
+    return {"left": "right", "right": "left"}.get(name, name)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_mirrored_example_is_what_the_mirrored_object_shows_in_the_mirrored_box(outcomes, task):
+    spec = box_spec(task=task, store__views=["identity", "hflip"], pairs__expansion=0.1)
+    manifest = load_box_manifest(outcomes[task].prepared.path)
+    examples = box_examples(manifest, spec)
+    sided = 0
+    for number, image in enumerate(examples.images.tolist()):
+        entry, label = manifest.splits["train"][image], int(examples.labels[number])
+        box = examples.boxes_xyxy[number]
+        seen = examples.placed(np.array([number]), "hflip")[0][0]
+        assert seen.tolist() == [64 - box[2], box[1], 64 - box[0], box[3]], "the scenes are as large as the canvas"
+        own = manifest.classes[label]
+        names = {"segment": [""], "keypoints": own.keypoints, "parts": ["", *own.parts]}[task]
+        order = [list(names).index("_".join(exchanged(word) for word in name.split("_"))) for name in names]
+        sided += order != sorted(order)
+        shown = [
+            box_target(mirrored_instance(each, entry.image.image_hw), entry, seen, manifest, spec)[order]
+            for each in entry.instances
+            if each.label == label
+        ]
+        found = examples.target(number, "hflip")
+        assert any(np.allclose(each, found, atol=1e-6, equal_nan=True) for each in shown)
+    assert sided == (len(examples) if task == "keypoints" else 0)
+
+
 def coco_root(tmp_path, **changes):
     """Write one train and one val image with a box each, and whatever an annotation is to be changed to."""
     for split in ("train", "val"):
@@ -370,7 +435,6 @@ def test_a_layer_that_the_backbone_has_not_is_refused_before_extraction(tmp_path
     [
         ({"task": "parts", "head__class_agnostic": True}, "class_agnostic"),
         ({"head__grid": 20}, "pairs.side"),
-        ({"store__views": ["identity", "hflip"]}, "store.views"),
         ({"evaluate__mask_threshold": 1.5}, "evaluate.mask_threshold"),
         ({"task": "boxes"}, "task"),
     ],

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from hypercolumns.box_specs import InstancesSpec
 from hypercolumns.datasets.instances.base import Instance, InstanceClass, KeypointScheme
 from hypercolumns.datasets.instances.files import FileFinder
-from hypercolumns.datasets.instances.records import Ledger, checked_box, checked_keypoints, mirrored
+from hypercolumns.datasets.instances.records import Ledger, checked_box, checked_keypoints
+from hypercolumns.datasets.instances.sides import mirrored
 from hypercolumns.datasets.instances.voc import NumberedMask, object_masks
 from hypercolumns.datasets.instances.voc_layout import ReadSplit, VocImage, VocLayout, wanted_splits
 from hypercolumns.datasets.instances.xml_files import child_text, number_of, read_xml_file

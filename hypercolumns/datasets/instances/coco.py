@@ -30,9 +30,9 @@ from hypercolumns.datasets.instances.records import (
     checked_box,
     checked_keypoints,
     checked_numbers,
-    mirrored,
 )
 from hypercolumns.datasets.instances.run_lengths import PolygonMask, RunMask
+from hypercolumns.datasets.instances.sides import mirrored
 from hypercolumns.datasets.instances.voc_layout import ReadSplit, wanted_splits
 from hypercolumns.errors import DatasetError, ImageError
 

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from hypercolumns.box_specs import InstancesSpec
 from hypercolumns.datasets.instances.base import Instance, InstanceClass, PartScheme
 from hypercolumns.datasets.instances.mat_files import label_array, read_mat_file, structs_of, text_of
-from hypercolumns.datasets.instances.records import Ledger, box_of_mask, mirrored
+from hypercolumns.datasets.instances.records import Ledger, box_of_mask
+from hypercolumns.datasets.instances.sides import mirrored
 from hypercolumns.datasets.instances.voc_layout import ReadSplit, VocImage, VocLayout, wanted_splits
 from hypercolumns.datasets.masks import VOID
 from hypercolumns.errors import DatasetError, MaskError

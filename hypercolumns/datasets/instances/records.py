@@ -6,7 +6,7 @@ A check raises `DatasetError` with the reason alone; the ledger adds file and re
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,10 @@ __all__ = [
     "checked_box",
     "checked_keypoints",
     "checked_numbers",
-    "mirrored",
 ]
 
 _LISTED = 5
 _TOLERANCE_PX = 1.0
-_SIDES = {"left": "right", "right": "left", "Left": "Right", "Right": "Left", "L": "R", "R": "L", "l": "r", "r": "l"}
 _MARGIN_XYXY = np.array([-1.0, -1.0, 1.0, 1.0]) * _TOLERANCE_PX
 
 
@@ -170,20 +168,3 @@ def _refuse_outside(
             f"keypoint {scheme.names[number]}: expected a position inside the {what} {box.tolist()}, got "
             f"{points[number].tolist()}"
         )
-
-
-def mirrored(names: Sequence[str]) -> tuple[int, ...]:
-    """Return for each name the place of the one it becomes in a mirror: left and right change places, others stay.
-
-    Read are words (left_eye, base_right, L_Shoulder) and prefixes (leye, leftmirror), where the partner is there.
-    """
-    places = {name: place for place, name in enumerate(names)}
-    return tuple(next((places[other] for other in _others(name) if other in places), places[name]) for name in names)
-
-
-def _others(name: str) -> list[str]:
-    """List what a name could be called in a mirror, the likeliest first."""
-    words = name.split("_")
-    swapped = "_".join(_SIDES.get(word, word) for word in words)
-    prefixed = [other + name.removeprefix(side) for side, other in _SIDES.items() if name.startswith(side)]
-    return [swapped] if swapped != name else prefixed

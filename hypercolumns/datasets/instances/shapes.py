@@ -12,7 +12,8 @@ from hypercolumns.box_specs import InstancesSpec
 from hypercolumns.datasets.instances.base import Instance, InstanceClass, LazyMask, PartScheme
 from hypercolumns.datasets.instances.coco import read_coco
 from hypercolumns.datasets.instances.json_files import read_json_file
-from hypercolumns.datasets.instances.records import Ledger, mirrored
+from hypercolumns.datasets.instances.records import Ledger
+from hypercolumns.datasets.instances.sides import mirrored
 from hypercolumns.datasets.instances.voc_layout import ReadSplit
 from hypercolumns.datasets.masks import decode_mask
 from hypercolumns.errors import DatasetError

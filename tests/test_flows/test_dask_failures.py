@@ -241,13 +241,3 @@ def test_a_worker_that_stands_still_for_good_is_given_up_and_costs_nothing_that_
     os.kill(stopped.pid, signal.SIGCONT)
     stopped.wait(60)
     assert is_the_same(store, FeatureStore.open(result.artefacts["extract"])), "coming to, it does no harm, and ends"
-
-
-def test_a_cluster_whose_workers_all_stand_still_is_not_waited_for_for_ever(dask, alone, workspace):
-    spec, _ = alone
-    dask.start_workers(1)
-    with (
-        Meanwhile(workspace, 2, lambda: os.kill(dask.workers[0].pid, signal.SIGSTOP)),
-        pytest.raises(ClusterError, match=r"lost all its workers, for more than 3 s now. .*it resumes"),
-    ):
-        extract(dask, spec, workspace, patience_seconds=3, silence_seconds=5)

@@ -177,7 +177,8 @@ def test_as_many_classifiers_as_pixels_are_not_interpolated():
     columns = torch.from_numpy(standard_columns(model, maps, BOXES, IMAGES))
     weight = model.first.weight.detach().double().unflatten(0, (4, 4, CLASSES))
     logits = torch.einsum("nyxd,yxcd->ncyx", columns, weight)
-    expected = torch.sigmoid(logits + model.first.bias.detach().double().unflatten(0, (4, 4, CLASSES)).permute(2, 0, 1))
+    bias = model.first.bias.detach().double().unflatten(0, (4, 4, CLASSES)).permute(2, 0, 1)
+    expected = torch.sigmoid(logits + bias + model.prior.double())
     assert relative_difference(model(maps, BOXES, IMAGES), expected) <= TOLERANCE
 
 

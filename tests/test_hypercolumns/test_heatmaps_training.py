@@ -258,7 +258,7 @@ def test_the_fit_by_cells_sees_mirrored_targets_beside_mirrored_maps():
     """Half of the images show an object on the left, their mirror images on the right: nobody can tell beforehand."""
     left = np.zeros((24, 1, SIDE, SIDE), np.float32)
     left[..., : SIDE // 2] = 1
-    cells_only = QUICK.model_copy(update={"epochs": 0, "cell_boxes": 24})
+    cells_only = QUICK.model_copy(update={"epochs": 0, "cell_boxes": 24, "prior_boxes": None})
     shown = {}
     for mirror in (None, Mirror(32, [(0,)])):
         own = examples(targets=left, blocks=(slice(0, 1),), mirror=mirror)

@@ -47,6 +47,10 @@ def _draw_lines(axes: Axes, chart: Chart) -> None:
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(f"{chart.y_label} in %")
     axes.set_ylim(-2, 102)
+    if all(each.name in chart.own_places for each in chart.series):
+        # Nobody's places are the chart's: these are what it spans, and a curve of one point does not stretch it.
+        low, high = float(min(chart.places)), float(max(chart.places))
+        axes.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
     figures.tidy(axes, grid="y")
 
 

@@ -14,7 +14,7 @@ from tasks.prepare import prepare_dataset
 
 __all__ = ["commits", "scaling"]
 
-_IMAGES = 64
+_IMAGES = 128
 _SIDE = 224
 _COMMITS = 60
 _TARGET = 1.7
@@ -110,7 +110,7 @@ def _experiment(images: int) -> str:
     values = {
         "dataset": {"kind": "shapes", "shapes": {"images": images, "size": _SIDE, "seed": images}},
         "backbone": {"name": "vgg11", "weights": "random:0", "layers": ["features.18"]},
-        "store": {"canvas": {"size_hw": [_SIDE, _SIDE]}, "shard_images": 8},
+        "store": {"canvas": {"size_hw": [_SIDE, _SIDE]}, "shard_images": 16},
     }
     return json.dumps(values)
 

@@ -377,15 +377,16 @@ def by_hand(model, maps):
     ]
     columns = torch.cat(grown).permute(1, 2, 0)
     standard = (columns - model.mean.double()) / model.std.double()
-    scores = torch.sigmoid(standard @ model.first.weight.double().T + model.first.bias.double())
-    scores = scores.reshape(side, side, grid, grid, model.classes)
+    logits = standard @ model.first.weight.double().T + model.first.bias.double()
+    prior = model.prior.double().permute(1, 2, 0)[:, :, None, None]
+    scores = torch.sigmoid(logits.reshape(side, side, grid, grid, model.classes) + prior)
     places = ((torch.arange(side, dtype=torch.float64) + 0.5) * grid / side - 0.5).clamp(0, grid - 1)
     weights = (1 - (places[:, None] - torch.arange(grid)).abs()).clamp(min=0)
     return torch.einsum("yk,xl,yxklc->cyx", weights, weights, scores).float()
 
 
 def test_a_head_on_fully_connected_layers_alone_knows_the_box_but_no_place_in_it(caffenet):
-    spec = caffenet_spec(head__layers=["relu7"], head__grid=1)
+    spec = caffenet_spec(head__layers=["relu7"], head__grid=1, train__prior_boxes=None)
     alone = run_boxes(spec, caffenet.job.workspace)
     assert alone.extracted.cached, "the layers are in the store already"
     model, _, _ = load_head(alone.trained.path)

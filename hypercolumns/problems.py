@@ -100,6 +100,7 @@ class SparseProblem:
 
     def __init__(self, columns: Tensor, labels: Tensor, held_out: NDArray[np.bool_], weights: Tensor, spec: TrainSpec) -> None:
         self._columns, self._labels, self._weights, self._spec = columns, labels.long(), weights, spec
+        self._bfloat16 = settle(spec.precision) == "bfloat16"
         self._train = torch.from_numpy(np.flatnonzero(~held_out))
         self._held_out = torch.from_numpy(np.flatnonzero(held_out))
         if not len(self._train):
@@ -117,7 +118,7 @@ class SparseProblem:
 
     def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
         """Return the weighted cross entropy of a batch."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=settle(self._spec.precision) == "bfloat16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
             logits = model(self._columns[batch].float()).float()
         return F.cross_entropy(logits, self._labels[batch], self._weights, label_smoothing=self._spec.label_smoothing)
 

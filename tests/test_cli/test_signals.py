@@ -14,6 +14,7 @@ import pytest
 
 from storage.runs import read_run
 from tests.pipeline_factory import python_environment, write_config
+from tests.test_operations.conftest import tiny_shapes
 
 pytestmark = pytest.mark.slow
 
@@ -25,15 +26,7 @@ _BOXES = {
     "train": {"cell_boxes": 50, "cell_iterations": 3, "epochs": 2, "batch": 8},
     "evaluate": {"bootstrap": 10},
 }
-_FIGURES = {
-    "name": "to-be-ended",
-    "dataset": {"shapes": {"images": 12, "size": 64}},
-    "store": {"canvas": {"size_hw": [64, 64]}},
-    "head": {"hidden": 16},
-    "pretrain": {"epochs": 1},
-    "train": {"epochs": 2},
-    "evaluate": {"bootstrap": 10, "panels": 1, "baselines": ["majority"]},
-}
+_FIGURES = tiny_shapes("to-be-ended", train={"epochs": 2})
 
 
 @contextmanager

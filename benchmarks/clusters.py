@@ -104,7 +104,7 @@ def dask_cluster(folder: Path, workers: int) -> Iterator[str]:
     folder.mkdir()
     told, log = folder / "scheduler.json", folder / "log"
     here = ["--host", "127.0.0.1", "--no-dashboard"]
-    options = ["--no-nanny", "--nthreads", "1", "--memory-limit", "0", "--preload", "flows.dask_fleet"]
+    options = ["--no-nanny", "--nthreads", "1", "--memory-limit", "0", "--preload", "flows.dask_preload"]
     with ExitStack() as stack, log.open("ab") as output:
 
         def start(*arguments: str) -> None:

@@ -53,15 +53,16 @@ class DaskProcesses:
         self,
         *,
         wait: bool = True,
-        preload: str = "flows.dask_fleet",
+        preload: str = "flows.dask_preload",
+        nanny: bool = False,
         prefix: tuple[str, ...] = (),
         environment: dict[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a worker of one thread, without a nanny, so that killing it kills what computes."""
+        """Start a worker of one thread, mostly without a nanny, so that killing it kills what computes."""
         name = f"worker-{len(self.workers)}"
-        where = ["--host", "127.0.0.1", "--local-directory", str(self.folder / "scratch")]
+        where = ["--host", "127.0.0.1", "--no-dashboard", "--local-directory", str(self.folder / "scratch")]
         # It imports what it needs before it registers: on a busy machine that takes longer than a whole test.
-        options = ["--no-nanny", "--no-dashboard", "--nthreads", "1", "--memory-limit", "0", "--name", name]
+        options = ["--nanny" if nanny else "--no-nanny", "--nthreads", "1", "--memory-limit", "0", "--name", name]
         command = ["worker", self.address, *where, *options, "--preload", preload]
         worker = self._start(name, command, prefix, environment)
         self.workers.append(worker)

@@ -9,14 +9,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from flows.accelerator import accelerator
 from flows.stages import recorded_task
 from hypercolumns.allocator import keep_freed_memory, release_freed_memory
 from hypercolumns.box_experiments import BoxExperimentSpec, BoxTask
 from hypercolumns.errors import SpecError
 from storage.workspace import resolve_workspace
 from tasks.boxes.evaluate import evaluate_boxes
-from tasks.boxes.jobs import BoxEvaluated, BoxJob, BoxPrepared
+from tasks.boxes.jobs import BoxEvaluated, BoxJob
 from tasks.boxes.plan import check_boxes, extract_boxes
 from tasks.boxes.prepare import prepare_boxes
 from tasks.boxes.record import begin_box_run
@@ -38,15 +37,9 @@ __all__ = [
 ]
 
 
-def _extract(job: BoxJob, prepared: BoxPrepared) -> Extracted:
-    """Compute and store every missing row of the images, in the store that all tasks share."""
-    with accelerator():
-        return extract_boxes(job, prepared)
-
-
 prepare = recorded_task("prepare", prepare_boxes)
-check = recorded_task("plan", check_boxes)
-extract = recorded_task("extract", _extract)
+check = recorded_task("plan", check_boxes, runs_backbone=True)
+extract = recorded_task("extract", extract_boxes, runs_backbone=True)
 train = recorded_task("train-head", train_head)
 evaluate = recorded_task("evaluate", evaluate_boxes)
 report = recorded_task("report", write_box_report)

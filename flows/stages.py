@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Protocol, TypeVar
 
 from prefect import Task, task
@@ -50,11 +51,18 @@ class AnyJob(Protocol):
         ...
 
 
-def recorded_task(name: str, function: Callable[..., StageT]) -> Task[..., StageT]:
-    """Make a task of a stage: logged, noted in the run's record, and never cached by Prefect."""
+def recorded_task(name: str, function: Callable[..., StageT], *, runs_backbone: bool = False) -> Task[..., StageT]:
+    """Make a task of a stage: logged, noted in the run's record, and never cached by Prefect.
+
+    Args:
+        name: What it is called in records and in Prefect's pages.
+        function: The stage.
+        runs_backbone: It computes maps, if only a few of them: on an accelerator it waits for its turn.
+    """
 
     def run(job: Job | AnyJob, *earlier: Any) -> StageT:
-        result = function(job, *earlier)
+        with accelerator() if runs_backbone else nullcontext():
+            result = function(job, *earlier)
         note_stage(job if isinstance(job, Job) else job.features, name, result)
         _logger.info("%s: %s in %.1f s", name, "found" if result.cached else "done", result.seconds)
         return result
@@ -66,7 +74,7 @@ def recorded_task(name: str, function: Callable[..., StageT]) -> Task[..., Stage
 
 def _extract(job: Job, prepared: Prepared) -> Extracted:
     """Compute and store every missing row of the experiment's images, views and layers."""
-    with fleet_of(job) as fleet, accelerator():
+    with fleet_of(job) as fleet:
         return extract_features(job, prepared) if fleet is None else extract_together(job, prepared, fleet)
 
 
@@ -77,18 +85,18 @@ def _evaluate(job: Job, *earlier: Any) -> Evaluated:
 
 
 prepare = recorded_task("prepare", prepare_dataset)
-check = recorded_task("plan", check_plan)
-extract = recorded_task("extract", _extract)
+check = recorded_task("plan", check_plan, runs_backbone=True)
+extract = recorded_task("extract", _extract, runs_backbone=True)
 sample = recorded_task("sample", sample_pixels)
 pretrain = recorded_task("pretrain", pretrain_classifier)
 train = recorded_task("train", train_dense)
 evaluate = recorded_task("evaluate", _evaluate)
-report = recorded_task("report", write_report)
+report = recorded_task("report", write_report, runs_backbone=True)
 news = recorded_task("news", find_news)
 check_night_data = recorded_task("data checks", check_data)
 challenge = recorded_task("train", train_challenger)
-decide = recorded_task("decide", decide_night)
+decide = recorded_task("decide", decide_night, runs_backbone=True)
 tidy = recorded_task("tidy up", tidy_up)
 freeze = recorded_task("frozen set", pin_frozen_set)
-score = recorded_task("score", score_champion)
+score = recorded_task("score", score_champion, runs_backbone=True)
 history = recorded_task("history", write_history)

@@ -1,5 +1,6 @@
 """What a cluster does to a run: workers slow, late and killed, a scheduler killed, workers that do not fit. Real processes."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -241,3 +242,38 @@ def test_a_worker_that_stands_still_for_good_is_given_up_and_costs_nothing_that_
     os.kill(stopped.pid, signal.SIGCONT)
     stopped.wait(60)
     assert is_the_same(store, FeatureStore.open(result.artefacts["extract"])), "coming to, it does no harm, and ends"
+
+
+def lock_is_free(workspace):
+    """Tell whether nobody has a store's lock in hand: a worker that stands still with it keeps everybody else waiting."""
+    with next(workspace.glob("stores/*/journal/store.lock")).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def test_where_all_workers_stand_still_the_run_fails_and_says_so(dask, alone, workspace):
+    spec, store = alone
+    dask.start_workers(2)
+
+    def signal_all(number):
+        for worker in dask.workers:
+            os.kill(worker.pid, number)
+
+    def stop():
+        signal_all(signal.SIGSTOP)
+        while not lock_is_free(workspace):
+            signal_all(signal.SIGCONT)
+            time.sleep(0.05)
+            signal_all(signal.SIGSTOP)
+
+    with Meanwhile(workspace, 2, stop), pytest.raises(ClusterError, match="lost all its workers"):
+        extract(dask, spec, workspace, silence_seconds=5, patience_seconds=5)
+    signal_all(signal.SIGCONT)
+    for worker in dask.workers:
+        worker.wait(60)
+    dask.start_worker()
+    result = extract(dask, spec, workspace)
+    assert is_the_same(store, FeatureStore.open(result.artefacts["extract"]))

@@ -11,6 +11,7 @@ from typing import Any
 from prefect.states import get_state_exception
 
 from storage.errors import LeaseLostError
+from tasks.cluster import ClusterError
 
 __all__ = ["RETRYING", "is_transient"]
 
@@ -24,11 +25,14 @@ _TRANSIENT = {
 def is_transient(error: BaseException | None) -> bool:
     """Tell whether what failed may work in a minute: a network file system that stumbles, a lease that another writer took.
 
-    Looks at the causes of an error, too. A full disk, a missing file and wrong input stay as they are.
+    Looks at the causes of an error, too. A full disk, a missing file and wrong input stay as they are; a cluster that was
+    lost was waited for already, for as long as the flow was told to.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
+        if isinstance(error, ClusterError):
+            return False
         if isinstance(error, (LeaseLostError, TimeoutError, ConnectionError)):
             return True
         if isinstance(error, OSError) and error.errno in _TRANSIENT:

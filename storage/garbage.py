@@ -154,9 +154,18 @@ def _unnamed(workspace: Workspace, named: frozenset[str]) -> Iterator[_Thing]:
             if path.suffix != suffix or not is_key(key) or path.is_symlink():
                 continue
             if key not in named:
-                yield _Thing(kind, path, path.stat().st_mtime, "no run names it")
+                yield from _there(kind, path, "no run names it")
             elif kind == "checkpoints" and (workspace.models / key).is_dir():
-                yield _Thing(kind, path, path.stat().st_mtime, "its training has ended")
+                yield from _there(kind, path, "its training has ended")
+
+
+def _there(kind: str, path: Path, why: str) -> Iterator[_Thing]:
+    """Name a thing, unless the run that made it or another sweeper has removed it meanwhile."""
+    try:
+        changed = path.stat().st_mtime
+    except FileNotFoundError:
+        return
+    yield _Thing(kind, path, changed, why)
 
 
 def _obstacle(thing: _Thing, latest: float) -> str:

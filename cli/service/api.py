@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 import uuid
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -15,6 +17,10 @@ __all__ = ["Api", "NotFoundError"]
 _REQUEST_SECONDS = 30
 _CHANGING = {"POST", "PUT", "PATCH", "DELETE"}
 _LONGEST = 500
+_BUSY = {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}
+"""What Prefect's server answers when it did nothing, as its database is locked or it has too much to do."""
+_BUSY_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
+"""Seconds, more or less: clients that were turned away together do not come back together."""
 
 
 class NotFoundError(StorageError):
@@ -68,7 +74,7 @@ class Api:
         return self.request("POST", path, body)
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
-        """Send a request and return what it answers.
+        """Send a request and return what it answers; a server that is busy is asked again for some seconds.
 
         Raises:
             NotFoundError: there is no such thing.
@@ -76,6 +82,11 @@ class Api:
             StorageError: it does not answer, or refuses.
         """
         answer = self._send(method, path, body)
+        for pause in _BUSY_PAUSES:
+            if answer.status_code not in _BUSY:
+                break
+            time.sleep(pause * random.uniform(0.5, 1.5))
+            answer = self._send(method, path, body)
         if answer.status_code == httpx.codes.FORBIDDEN and method in _CHANGING:
             self._token = None  # it expired, or the server forgot it
             answer = self._send(method, path, body)

@@ -8,6 +8,7 @@ from flows.resilience import is_transient
 from hypercolumns.errors import DatasetError
 from storage.errors import DiskSpaceError, LeaseLostError, StorageError
 from storage.runs import read_run
+from tasks.cluster import ClusterError
 from tasks.jobs import Stage
 from tasks.record import begin_run
 from tests.pipeline_factory import tiny_spec
@@ -29,6 +30,7 @@ def caused(error, cause):
         (FileNotFoundError(errno.ENOENT, "no such file"), False),
         (caused(DiskSpaceError("full"), OSError(errno.ENOSPC, "no space left")), False),
         (DatasetError("no masks"), False),
+        (caused(ClusterError("the cluster does not answer any more"), TimeoutError()), False),
         (MemoryError(), False),
         (None, False),
     ],

@@ -79,6 +79,19 @@ def settings(tmp_path, **more):
     return ServiceSettings(tmp_path, tmp_path / "prefect", "http://127.0.0.1:4321/api", True, **more)
 
 
+@pytest.mark.parametrize("busy", [503, 429])
+def test_a_server_that_is_busy_is_asked_again_and_one_that_stays_so_is_named(api, stub, monkeypatch, busy):
+    pauses = []
+    monkeypatch.setattr("cli.service.api.time.sleep", pauses.append)
+    stub.answers["POST", "flow_runs/"] = ([busy, busy, 201], {"id": "made"})
+    assert api.post("flow_runs/") == {"id": "made"}
+    assert len(pauses) == 2
+    stub.answers["GET", "flows"] = (busy, {"exception_message": "Service Unavailable"})
+    with pytest.raises(StorageError, match=f"GET .*flows: expected success, got {busy}"):
+        api.get("flows")
+    assert len([asked for asked in stub.requests if asked[0] == "GET" and asked[1] == "flows"]) == 6
+
+
 @pytest.mark.parametrize("value", ["user", ":password", "user:", "user:pass\nword", "s3cret-without-colon"])
 def test_an_auth_string_that_is_none_is_refused_without_repeating_it(value):
     with pytest.raises(SpecError, match="expected USER:PASSWORD") as error:

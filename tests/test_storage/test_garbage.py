@@ -197,6 +197,19 @@ def test_checkpoints_that_their_run_removes_while_we_look_are_passed_over(worksp
     assert "model" in kinds(removed.garbage)
 
 
+def test_checkpoints_that_their_run_removes_while_they_are_listed_are_passed_over(workspace, monkeypatch):
+    checkpoints = workspace.checkpoints / KEYS["checkpoints"]
+    is_symlink = Path.is_symlink
+
+    def late(self):
+        if self == checkpoints:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        return is_symlink(self)
+
+    monkeypatch.setattr(Path, "is_symlink", late)
+    assert kinds(sweep(workspace, DAY, remove=False).garbage) == ["evaluation", "manifest", "model", "samples", "store"]
+
+
 def test_unfinished_files_go_when_they_are_old_and_trash_at_once(workspace):
     note = begin(workspace)
     for key in (*KEYS.values(), store_of(workspace).name):

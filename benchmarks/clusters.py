@@ -103,8 +103,8 @@ def dask_cluster(folder: Path, workers: int) -> Iterator[str]:
     """
     folder.mkdir()
     told, log = folder / "scheduler.json", folder / "log"
-    here = ["--host", "127.0.0.1", "--no-dashboard"]
-    options = ["--no-nanny", "--nthreads", "1", "--memory-limit", "0", "--preload", "flows.dask_preload"]
+    here = ["--host", "127.0.0.1", "--no-dashboard", "--preload", "flows.dask_preload"]
+    options = ["--no-nanny", "--nthreads", "1", "--memory-limit", "0"]
     with ExitStack() as stack, log.open("ab") as output:
 
         def start(*arguments: str) -> None:

@@ -24,7 +24,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect_dask.task_runners import DaskTaskRunner
 
 from flows.dask_silence import Silence
-from flows.dask_workers import CONNECT_SECONDS, examine
+from flows.dask_workers import ANSWER_SECONDS, CONNECT_SECONDS, examine
 from tasks.cluster import Cluster, ClusterError, Terms
 from tasks.extract_together import extract_part
 from tasks.score_together import score_part
@@ -151,4 +151,4 @@ class _Waiting:
     def _ask(self, what: str, **about: Any) -> Any:
         """Have the scheduler do something, and return what it answers."""
         ask = getattr(self._client.scheduler, what)
-        return self._client.sync(ask, callback_timeout=self._patience, **about)  # type: ignore[no-untyped-call]
+        return self._client.sync(ask, callback_timeout=max(ANSWER_SECONDS, self._patience), **about)  # type: ignore[no-untyped-call]

@@ -18,11 +18,11 @@ from distributed import Client
 
 from tasks.cluster import ClusterError, Terms
 
-__all__ = ["CONNECT_SECONDS", "examine"]
+__all__ = ["ANSWER_SECONDS", "CONNECT_SECONDS", "examine"]
 
 CONNECT_SECONDS = 10.0
-_ANSWER_SECONDS = 30.0
-"""A worker that is asked for the first time imports what it needs to answer."""
+ANSWER_SECONDS = 30.0
+"""Who is asked for the first time imports what it needs to answer: a worker, and the scheduler that unpacks the first parts."""
 _LISTED = 5
 _LONGEST_GREETING = 1 << 20
 
@@ -89,7 +89,7 @@ async def _examined(address: str, terms: Terms, api: str, patience_seconds: floa
         listed = " | ".join(unfit[:_LISTED])
         raise ClusterError(f"{address}: {len(unfit)} of {len(workers)} workers cannot take part. {listed}")
     if silent := [worker for worker, said in zip(workers, answers, strict=True) if said is None]:
-        _logger.warning("%s did not answer within %g s; the others begin", ", ".join(silent), _ANSWER_SECONDS)
+        _logger.warning("%s did not answer within %g s; the others begin", ", ".join(silent), ANSWER_SECONDS)
     return max(1, sum(workers.values()))
 
 
@@ -109,7 +109,7 @@ async def _first_workers(client: Client, address: str, patience_seconds: float) 
 async def _answer(client: Client, worker: str, terms: Terms, api: str) -> list[str] | None:
     """Ask a worker what keeps it from taking part; None if it does not answer."""
     try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
+        async with asyncio.timeout(ANSWER_SECONDS):
             said = await client.run(_complaints, terms, api, workers=[worker], on_error="return")
     except (TimeoutError, OSError):
         return None

@@ -82,6 +82,30 @@ class Meanwhile(threading.Thread):
             raise self.failure
 
 
+def lock_is_free(workspace):
+    """Tell whether nobody has a store's lock in hand: a worker that stands still with it keeps everybody else waiting."""
+    with next(workspace.glob("stores/*/journal/store.lock")).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def make_stand_still(workers, workspace):
+    """Stop processes at a moment when none of them has the store's lock in hand."""
+
+    def signal_all(number):
+        for worker in workers:
+            os.kill(worker.pid, number)
+
+    signal_all(signal.SIGSTOP)
+    while not lock_is_free(workspace):
+        signal_all(signal.SIGCONT)
+        time.sleep(0.05)
+        signal_all(signal.SIGSTOP)
+
+
 def is_the_same(store, other):
     keys = [key for shard in store.core.index.shards() for key in store.core.index.slot_keys(shard).values()]
     assert len(keys) == _IMAGES
@@ -232,7 +256,7 @@ def test_a_worker_that_stands_still_for_good_is_given_up_and_costs_nothing_that_
     dask.start_workers(2)
     stopped = dask.workers[0]
 
-    with Meanwhile(workspace, 2, lambda: os.kill(stopped.pid, signal.SIGSTOP)):
+    with Meanwhile(workspace, 2, lambda: make_stand_still([stopped], workspace)):
         result = extract(dask, spec, workspace, silence_seconds=5)
     assert stopped.poll() is None, "it stands still to the end"
     assert dask.names() == {"worker-1"}
@@ -244,35 +268,17 @@ def test_a_worker_that_stands_still_for_good_is_given_up_and_costs_nothing_that_
     assert is_the_same(store, FeatureStore.open(result.artefacts["extract"])), "coming to, it does no harm, and ends"
 
 
-def lock_is_free(workspace):
-    """Tell whether nobody has a store's lock in hand: a worker that stands still with it keeps everybody else waiting."""
-    with next(workspace.glob("stores/*/journal/store.lock")).open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
-
-
 def test_where_all_workers_stand_still_the_run_fails_and_says_so(dask, alone, workspace):
     spec, store = alone
     dask.start_workers(2)
 
-    def signal_all(number):
-        for worker in dask.workers:
-            os.kill(worker.pid, number)
-
-    def stop():
-        signal_all(signal.SIGSTOP)
-        while not lock_is_free(workspace):
-            signal_all(signal.SIGCONT)
-            time.sleep(0.05)
-            signal_all(signal.SIGSTOP)
-
-    with Meanwhile(workspace, 2, stop), pytest.raises(ClusterError, match="lost all its workers"):
+    with (
+        Meanwhile(workspace, 2, lambda: make_stand_still(dask.workers, workspace)),
+        pytest.raises(ClusterError, match="lost all its workers"),
+    ):
         extract(dask, spec, workspace, silence_seconds=5, patience_seconds=5)
-    signal_all(signal.SIGCONT)
     for worker in dask.workers:
+        os.kill(worker.pid, signal.SIGCONT)
         worker.wait(60)
     dask.start_worker()
     result = extract(dask, spec, workspace)

@@ -69,16 +69,23 @@ class _Resample(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor, dim: int, plan: PhasePlan) -> Tensor:
         ctx.dim, ctx.plan, ctx.cells = dim, plan, values.shape[dim]  # type: ignore[attr-defined]
-        padded = _pad(values, dim, plan.pad)
+        cells = values.shape[dim]
         shape = list(values.shape)
         shape[dim] = plan.count
         out = values.new_empty(shape)
         for phase, (first, weight) in enumerate(plan.taps):
             target = _strided(out, dim, phase, plan.count, plan.phases)
             points = target.shape[dim]
-            low = _strided(padded, dim, first, first + (points - 1) * plan.step + 1, plan.step)
-            high = _strided(padded, dim, first + 1, first + (points - 1) * plan.step + 2, plan.step)
-            torch.lerp(low, high, weight, out=target)
+            # Beyond the ends lie repetitions of the end cells: what is between two of them is the same again.
+            lowest = first - plan.pad[0]
+            inner = min(points, max(0, -(lowest // plan.step)))
+            outer = max(inner, min(points, (cells - 2 - lowest) // plan.step + 1))
+            target.narrow(dim, 0, inner).copy_(values.narrow(dim, 0, 1))
+            target.narrow(dim, outer, points - outer).copy_(values.narrow(dim, cells - 1, 1))
+            start, stop = lowest + inner * plan.step, lowest + (outer - 1) * plan.step + 1
+            if outer > inner:
+                low, high = (_strided(values, dim, start + next_, stop + next_, plan.step) for next_ in (0, 1))
+                torch.lerp(low, high, weight, out=target.narrow(dim, inner, outer - inner))
         return out
 
     @staticmethod
@@ -101,12 +108,6 @@ class _Resample(torch.autograd.Function):
         if after:
             result.narrow(dim, cells - 1, 1).add_(padded.narrow(dim, cells + before, after).sum(dim, keepdim=True))
         return result, None, None
-
-
-def _pad(values: Tensor, dim: int, pad: tuple[int, int]) -> Tensor:
-    before, after = pad
-    parts = [values.narrow(dim, 0, 1)] * before + [values] + [values.narrow(dim, values.shape[dim] - 1, 1)] * after
-    return torch.cat(parts, dim) if len(parts) > 1 else values
 
 
 def _strided(values: Tensor, dim: int, start: int, stop: int, step: int) -> Tensor:

@@ -147,11 +147,12 @@ def _unnamed(workspace: Workspace, named: frozenset[str]) -> Iterator[_Thing]:
         ("model", workspace.models, ""),
         ("evaluation", workspace.evaluations, ""),
         ("manifest", workspace.datasets, ".json"),
+        ("manifest", workspace.datasets, "-images.json"),
         ("checkpoints", workspace.checkpoints, ""),
     ):
         for path in sorted(folder.iterdir()):
             key = path.name.removesuffix(suffix)
-            if path.suffix != suffix or not is_key(key) or path.is_symlink():
+            if not path.name.endswith(suffix) or not is_key(key) or path.is_symlink():
                 continue
             if key not in named:
                 yield from _there(kind, path, "no run names it")

@@ -1,33 +1,86 @@
 """The linear layer of the heads, by the fastest product at hand.
 
 On CPUs torch multiplies float32 matrices with MKL, which on some makes (AMD's) runs at 40 % of what oneDNN's convolutions reach
-on the same core; with channels last a 1x1 convolution is the same product of the same memory. Measured in docs/performance.md.
+on the same core; with channels last a 1x1 convolution is the same product of the same memory. The gradient of its weights is
+another matter: there oneDNN reaches a third of MKL's rate on processors without AVX-512. Measured in docs/performance.md.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["as_pixels", "cast", "linear"]
+__all__ = ["add_weight_gradient", "cast", "linear"]
 
 _BATCH = 16
 """Images from which on torch hands 1x1 convolutions of one thread to oneDNN; fewer go to MKL after all."""
 
 _HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
+_MATRIX_GRADIENTS = torch.backends.cpu.get_cpu_capability() != "AVX512"
+"""Whether gradients of weights are products of matrices, and not those of convolutions."""
+
 
 def linear(
     values: Float[Tensor, "*points c"], weight: Float[Tensor, "k c"], bias: Float[Tensor, " k"] | None = None
 ) -> Float[Tensor, "*points k"]:
     """Apply a linear layer to the last dimension: `torch.nn.functional.linear`, to rounding."""
-    if values.dtype != torch.float32 or values.device.type != "cpu" or not _HAS_ONEDNN:
+    if not _by_convolution(values):
         return F.linear(values, weight, bias)
-    points = values.numel() // max(1, values.shape[-1])
-    images = _BATCH if torch.get_num_threads() == 1 and points and points % _BATCH == 0 else 1
-    result = F.conv2d(as_pixels(values, images), weight[:, :, None, None], bias)
+    # Under autocast the product is of another type than its arguments, which torch sees to.
+    if _MATRIX_GRADIENTS and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+        result: Tensor = _Linear.apply(values, weight, bias)
+        return result
+    return _convolved(values, weight, bias)
+
+
+def add_weight_gradient(
+    total: Float[Tensor, "k c"], outputs: Float[Tensor, "*points k"], inputs: Float[Tensor, "*points c"]
+) -> None:
+    """Add to a weight's gradient what some points of `linear` contribute, given the gradient of its outputs there."""
+    if _MATRIX_GRADIENTS or not _by_convolution(outputs):
+        total.addmm_(outputs.flatten(0, -2).t(), inputs.flatten(0, -2))
+        return
+    gradient, values = (_as_pixels(tensor) for tensor in (outputs, inputs))
+    mask = [False, True, False]
+    _, found, _ = torch.ops.aten.convolution_backward(
+        gradient, values, total[..., None, None], None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask
+    )
+    total.add_(found[..., 0, 0])
+
+
+class _Linear(torch.autograd.Function):
+    """`linear` whose gradients are products too, each by the library that is fast at it; they have gradients themselves."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(values, weight)
+        return _convolved(values, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        values, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        rows = gradient.flatten(0, -2)
+        return (
+            linear(gradient, weight.t()) if ctx.needs_input_grad[0] else None,
+            rows.t() @ values.flatten(0, -2) if ctx.needs_input_grad[1] else None,
+            rows.sum(0) if ctx.needs_input_grad[2] else None,
+        )
+
+
+def _by_convolution(values: Tensor) -> bool:
+    return values.dtype == torch.float32 and values.device.type == "cpu" and _HAS_ONEDNN and values.numel() > 0
+
+
+def _convolved(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    points = values.numel() // values.shape[-1]
+    images = _BATCH if torch.get_num_threads() == 1 and points % _BATCH == 0 else 1
+    result = F.conv2d(_as_pixels(values, images), weight[:, :, None, None], bias)
     return result.permute(0, 2, 3, 1).reshape(*values.shape[:-1], len(weight))
 
 
@@ -38,6 +91,6 @@ def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values.to(dtype)
 
 
-def as_pixels(values: Float[Tensor, "*points c"], images: int = 1) -> Float[Tensor, "b c n 1"]:
+def _as_pixels(values: Float[Tensor, "*points c"], images: int = 1) -> Float[Tensor, "b c n 1"]:
     """View points as the pixels of narrow images, which their number must divide; channels last in memory."""
     return values.reshape(images, -1, 1, values.shape[-1]).permute(0, 3, 1, 2)

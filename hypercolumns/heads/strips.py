@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hypercolumns.geometry import AxisMap, grid_positions, linear_taps
-from hypercolumns.heads.products import as_pixels, linear
+from hypercolumns.heads.products import add_weight_gradient, linear
 
 __all__ = ["StripPlan", "classify_in_strips", "plan_strips"]
 
@@ -173,12 +173,12 @@ class _Gradients:
         work = self.work
         if work.second is not None and self.second is not None and self.second_bias is not None:
             active = work.sum(image, start, stop).relu_()
-            _add_product(self.second, gradient, active)
+            add_weight_gradient(self.second, gradient, active)
             self.second_bias.add_(gradient.sum((0, 1)))
             gradient = linear(gradient, work.second.t()).mul_(active.sign_())
         self.bias.add_(gradient.sum((0, 1)))
         if self.first is not None and work.fine is not None:
-            _add_product(self.first, gradient, work.fine[image, start:stop].to(gradient.dtype))
+            add_weight_gradient(self.first, gradient, work.fine[image, start:stop].to(gradient.dtype))
         flat = gradient.flatten(1)
         for plan, total in zip(work.plans, self.responses, strict=True):
             weights, needed = plan.read(start, stop)
@@ -234,17 +234,3 @@ def _narrowed(plan: StripPlan, gradient: Tensor, like: Tensor) -> Tensor:
         rows = torch.empty_like(like).requires_grad_()
         (result,) = torch.autograd.grad(plan.widen(rows), rows, gradient)
     return result
-
-
-def _add_product(total: Tensor, outputs: Tensor, inputs: Tensor) -> None:
-    """Add a strip's part of a weight's gradient (K, C): outputs' gradient (n, x, K) times inputs (n, x, C)."""
-    if outputs.dtype != torch.float32 or outputs.device.type != "cpu":
-        total.addmm_(outputs.flatten(0, 1).t(), inputs.flatten(0, 1))
-        return
-    # The weight gradient of the same 1x1 convolution that `linear` is.
-    gradient, values = (as_pixels(tensor) for tensor in (outputs, inputs))
-    mask = [False, True, False]
-    _, found, _ = torch.ops.aten.convolution_backward(
-        gradient, values, total[..., None, None], None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask
-    )
-    total.add_(found[..., 0, 0])

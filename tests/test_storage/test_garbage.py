@@ -197,6 +197,17 @@ def test_checkpoints_that_their_run_removes_while_we_look_are_passed_over(worksp
     assert "model" in kinds(removed.garbage)
 
 
+def test_a_manifest_s_list_of_images_stays_and_goes_with_it(workspace):
+    lists = [workspace.datasets / f"{key}-images.json" for key in (KEYS["manifest"], "9" * 20)]
+    for path in lists:
+        path.write_text("{}")
+    make_old(workspace.datasets)
+    note_use(begin(workspace), KEYS["manifest"])
+    sweep(workspace, DAY, remove=True)
+    assert [path.exists() for path in lists] == [True, False]
+    assert (workspace.datasets / f"{KEYS['manifest']}.json").exists()
+
+
 def test_checkpoints_that_their_run_removes_while_they_are_listed_are_passed_over(workspace, monkeypatch):
     checkpoints = workspace.checkpoints / KEYS["checkpoints"]
     is_symlink = Path.is_symlink

@@ -1,0 +1,76 @@
+"""The heads' linear layer against torch's: values, gradients, gradients of gradients, whichever library multiplies."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hypercolumns.heads import products
+
+
+@pytest.fixture(params=[False, True], ids=["convolutions", "matrices"])
+def gradients(request, monkeypatch):
+    """Take either kind of product for gradients of weights."""
+    monkeypatch.setattr(products, "_MATRIX_GRADIENTS", request.param)
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def layer(shape, *, values=True, bias=True):
+    generator = torch.Generator().manual_seed(0)
+    made = [torch.randn(*size, generator=generator) for size in ((*shape, 12), (5, 12), (5,))]
+    made[0].requires_grad_(values)
+    made[1].requires_grad_()
+    return [*made[:2], made[2].requires_grad_() if bias else None]
+
+
+@pytest.mark.parametrize("shape", [(7,), (32,), (2, 3, 8), (2, 0, 8)])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("values", [False, True])
+def test_the_linear_layer_and_its_gradients_are_torch_s(shape, bias, values, gradients, threads):
+    found = []
+    for linear in (products.linear, F.linear):
+        arguments = layer(shape, values=values, bias=bias)
+        result = linear(*arguments)
+        (result**2).sum().backward()
+        found.append([result.detach(), *(tensor.grad for tensor in arguments if tensor is not None)])
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_gradients_have_gradients(gradients):
+    found = []
+    for linear in (products.linear, F.linear):
+        values, weight, bias = layer((32,))
+        (slope,) = torch.autograd.grad((linear(values, weight, bias) ** 3).sum(), values, create_graph=True)
+        found.append(torch.autograd.grad((slope**2).sum(), [values, weight, bias]))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-1)
+
+
+def test_under_autocast_the_product_is_of_its_type_and_gradients_of_the_weights(gradients):
+    values, weight, bias = layer((32,))
+    with torch.autocast("cpu", torch.bfloat16):
+        result = products.linear(values, weight, bias)
+    assert result.dtype == torch.bfloat16
+    result.float().sum().backward()
+    assert weight.grad.dtype == torch.float32
+    torch.testing.assert_close(weight.grad, values.detach().sum(0).expand(5, -1), rtol=2e-2, atol=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_part_of_a_weight_s_gradient_is_added_to_it(dtype, gradients):
+    outputs, inputs = (torch.randn(4, 8, channels).to(dtype) for channels in (5, 12))
+    total = torch.ones(5, 12, dtype=dtype)
+    products.add_weight_gradient(total, outputs, inputs)
+    expected = 1 + torch.einsum("xyk,xyc->kc", outputs.float(), inputs.float())
+    torch.testing.assert_close(total.float(), expected, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-4)

@@ -50,7 +50,7 @@ WHOLE: dict[str, Callable[[], list[Figure]]] = {
 
 
 def main() -> int:
-    """Run the chosen rows; print and keep them."""
+    """Run the chosen rows; print and keep them, after Ctrl-C those that were measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help=f"one of {', '.join([*THREADED, *WHOLE])}")
     options = parser.parse_args()
@@ -60,23 +60,32 @@ def main() -> int:
     cores = torch.get_num_threads()
     figures: dict[str, Figure] = {}
     start = time.perf_counter()
-    for name, measure in WHOLE.items():
-        if options.only in (None, name):
-            figures |= {figure.what: figure for figure in _measured(name, measure)}
-    for name, measure in THREADED.items():
-        for threads in sorted({1, cores}):
-            if options.only in (None, name):
-                torch.set_num_threads(threads)
-                label = f"{threads} thread{'s' if threads > 1 else ''}"
-                figures |= {f"{figure.what}, {label}": figure for figure in _measured(f"{name}, {label}", measure)}
+    kept_as = "bench"
+    try:
+        _measure_chosen(options.only, cores, figures)
+    except KeyboardInterrupt:
+        kept_as = "bench-interrupted"
     torch.set_num_threads(cores)
     checks = [_check(what, figure) for what, figure in figures.items()]
     print_checks(checks)
     judged = [figure for figure in figures.values() if figure.target is not None]
     reached = sum(figure.passed for figure in judged)
     print(f"{reached} of {len(judged)} targets reached in {(time.perf_counter() - start) / 60:.0f} minutes")
-    print(f"kept in {write_results('bench', {what: _values(figure) for what, figure in figures.items()}, checks)}")
-    return 0
+    print(f"kept in {write_results(kept_as, {what: _values(figure) for what, figure in figures.items()}, checks)}")
+    return 0 if kept_as == "bench" else 130
+
+
+def _measure_chosen(only: str | None, cores: int, figures: dict[str, Figure]) -> None:
+    """Measure row after row into `figures`: whoever loses patience keeps what there is."""
+    for name, measure in WHOLE.items():
+        if only in (None, name):
+            figures |= {figure.what: figure for figure in _measured(name, measure)}
+    for name, measure in THREADED.items():
+        for threads in sorted({1, cores}):
+            if only in (None, name):
+                torch.set_num_threads(threads)
+                label = f"{threads} thread{'s' if threads > 1 else ''}"
+                figures |= {f"{figure.what}, {label}": figure for figure in _measured(f"{name}, {label}", measure)}
 
 
 def _measured(label: str, measure: Callable[[], list[Figure]]) -> list[Figure]:

@@ -19,7 +19,8 @@ _SIDE = 224
 _COMMITS = 60
 _TARGET = 1.7
 
-_WARM_IMAGES = 16
+_WARM_IMAGES = 64
+"""Four parts, so that each of two workers has done one before: a new worker builds the backbone first."""
 
 _ALONE = """
 import json, sys

@@ -14,7 +14,7 @@ from tasks.prepare import prepare_dataset
 
 __all__ = ["commits", "scaling"]
 
-_IMAGES = 256
+_IMAGES = 128
 _SIDE = 224
 _COMMITS = 60
 _TARGET = 1.7

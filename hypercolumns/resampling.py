@@ -84,7 +84,7 @@ class _Resample(torch.autograd.Function):
             target.narrow(dim, outer, points - outer).copy_(values.narrow(dim, cells - 1, 1))
             start, stop = lowest + inner * plan.step, lowest + (outer - 1) * plan.step + 1
             if outer > inner:
-                low, high = (_strided(values, dim, start + next_, stop + next_, plan.step) for next_ in (0, 1))
+                low, high = (_strided(values, dim, start + after, stop + after, plan.step) for after in (0, 1))
                 torch.lerp(low, high, weight, out=target.narrow(dim, inner, outer - inner))
         return out
 

@@ -8,6 +8,7 @@ import time
 import httpx
 import pytest
 
+from cli.service.api import Api
 from tests.factories import write_folder
 from tests.pipeline_factory import REPOSITORY, python_environment, started
 
@@ -25,6 +26,7 @@ class Server:
 
     def __init__(self, url, home):
         self.url, self.home = url, home
+        self.api = Api(url)
         self.environment = python_environment(
             PREFECT_API_URL=url,
             PREFECT_HOME=str(home / "client"),
@@ -33,14 +35,10 @@ class Server:
         )
 
     def get(self, path):
-        answer = httpx.get(f"{self.url}/{path}")
-        answer.raise_for_status()
-        return answer.json()
+        return self.api.get(path)
 
     def post(self, path, **body):
-        answer = httpx.post(f"{self.url}/{path}", json=body)
-        answer.raise_for_status()
-        return answer.json()
+        return self.api.post(path, **body)
 
     def flow_run(self, flow, name):
         """Return the only run of a flow that has this name."""

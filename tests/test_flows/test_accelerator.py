@@ -7,7 +7,6 @@ import threading
 import time
 from contextvars import copy_context
 
-import httpx
 import pytest
 import torch
 
@@ -21,7 +20,7 @@ def one_slot(prefect_here):
     """Give the server a limit of one, as `hypercolumns up` does."""
     prefect_here.post("v2/concurrency_limits/", name=accelerator.GPU_LIMIT, limit=1)
     yield
-    httpx.delete(f"{prefect_here.url}/v2/concurrency_limits/{accelerator.GPU_LIMIT}").raise_for_status()
+    prefect_here.api.request("DELETE", f"v2/concurrency_limits/{accelerator.GPU_LIMIT}")
 
 
 def test_two_that_compute_on_an_accelerator_take_turns(one_slot, monkeypatch):

@@ -27,14 +27,15 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
-def run_in_turns(turns: Sequence[Sequence[Sequence[str]]]) -> list[list[float]]:
+def run_in_turns(turns: Sequence[Sequence[Sequence[str]]], rounds: int = 1) -> list[list[list[float]]]:
     """Start Python programs; when all are ready, let those of each turn begin at the same moment, one turn after the other.
 
     Args:
-        turns: For each program its text and arguments. It prints `ready`, waits for a line, and prints a number.
+        turns: For each program its text and arguments. It prints `ready`, and for each line that it then reads a number.
+        rounds: How often the turns are taken.
 
     Returns:
-        the numbers that they print.
+        the numbers that they print: for each turn, for each round, of each program.
 
     Raises:
         RuntimeError: one ended without getting ready or without a number.
@@ -43,12 +44,13 @@ def run_in_turns(turns: Sequence[Sequence[Sequence[str]]]) -> list[list[float]]:
         running = [[stack.enter_context(_started([sys.executable, "-c", *program])) for program in turn] for turn in turns]
         for process in chain.from_iterable(running):
             _expect(_stream(process.stdout).readline().strip() == b"ready", process)
-        answers = []
-        for turn in running:
-            for process in turn:
-                _stream(process.stdin).write(b"\n")
-                _stream(process.stdin).flush()
-            answers.append([float(_answer(process)) for process in turn])
+        answers: list[list[list[float]]] = [[] for _ in turns]
+        for _ in range(rounds):
+            for turn, found in zip(running, answers, strict=True):
+                for process in turn:
+                    _stream(process.stdin).write(b"\n")
+                    _stream(process.stdin).flush()
+                found.append([_number(process) for process in turn])
         return answers
 
 
@@ -150,6 +152,12 @@ def _started(
 def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "HYPERCOLUMNS"))}
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_ROOT)}
+
+
+def _number(process: subprocess.Popen[bytes]) -> float:
+    line = _stream(process.stdout).readline()
+    _expect(bool(line.strip()), process)
+    return float(line)
 
 
 def _answer(process: subprocess.Popen[bytes]) -> str:

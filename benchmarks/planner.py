@@ -26,11 +26,11 @@ from tasks.stores import canvas_loader, experiment_backbone, open_source
 __all__ = ["planner"]
 
 _NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
-    "vgg11": (128, {"name": "vgg11", "weights": "random:0"}),
-    "vgg16": (64, {"name": "vgg16", "weights": "random:0"}),
-    "squeezenet1_0": (512, {"name": "squeezenet1_0", "weights": "random:0"}),
+    "vgg11": (64, {"name": "vgg11", "weights": "random:0"}),
+    "vgg16": (32, {"name": "vgg16", "weights": "random:0"}),
+    "squeezenet1_0": (256, {"name": "squeezenet1_0", "weights": "random:0"}),
     "ViT-S/16": (
-        128,
+        64,
         {"name": "timm:vit_small_patch16_224", "weights": "random:0", "layers": ["blocks.3", "blocks.7", "blocks.11"]},
     ),
 }
@@ -72,7 +72,7 @@ def _network(folder: Path, name: str, images: int, backbone: dict[str, Any]) -> 
 
 def _bytes(folder: Path, dtype: str, compression: str, most: float) -> Figure:
     backbone = {"name": "squeezenet1_1", "weights": "shapes"}
-    job, prepared, _ = experiment(folder, 96, backbone=backbone, store={"dtype": dtype, "compression": compression})
+    job, prepared, _ = experiment(folder, 48, backbone=backbone, store={"dtype": dtype, "compression": compression})
     planned = plan_extraction(job, prepared, seconds=0.5)
     extracted = extract_features(job, prepared)
     figure = _error(f"planner, {dtype}, {compression}: bytes", planned.bytes_needed, sum(extracted.layer_bytes.values()), most)

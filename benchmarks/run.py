@@ -43,19 +43,21 @@ WHOLE: dict[str, Callable[[], list[Figure]]] = {
     "start-up": pipelines.start_up,
     "camvid": pipelines.camvid,
     "planner": planner.planner,
-    "scaling": scaling.scaling,
     "commits": scaling.commits,
 }
 """Measured once: what their threads do is not torch's business, or they run in processes of their own."""
+
+NAMED: dict[str, Callable[[], list[Figure]]] = {"scaling": scaling.scaling}
+"""Measured once, and only when asked for by name: minutes that are about clusters, not about this machine."""
+
+_ALL = (*THREADED, *WHOLE, *NAMED)
 
 
 def main() -> int:
     """Run the chosen rows; print and keep them, after Ctrl-C those that were measured."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help=f"one of {', '.join([*THREADED, *WHOLE])}")
+    parser.add_argument("--only", choices=_ALL)
     options = parser.parse_args()
-    if options.only and options.only not in {*THREADED, *WHOLE}:
-        parser.error(f"--only: expected one of {', '.join([*THREADED, *WHOLE])}, got {options.only!r}")
     keep_freed_memory()
     cores = torch.get_num_threads()
     figures: dict[str, Figure] = {}
@@ -77,7 +79,7 @@ def main() -> int:
 
 def _measure_chosen(only: str | None, cores: int, figures: dict[str, Figure]) -> None:
     """Measure row after row into `figures`: whoever loses patience keeps what there is."""
-    for name, measure in WHOLE.items():
+    for name, measure in (WHOLE if only is None else WHOLE | NAMED).items():
         if only in (None, name):
             figures |= {figure.what: figure for figure in _measured(name, measure)}
     for name, measure in THREADED.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 from pathlib import Path
 
 from benchmarks.clusters import call_program, dask_cluster, prefect_server, run_in_turns, wait_for_server
@@ -15,6 +16,7 @@ from tasks.prepare import prepare_dataset
 __all__ = ["commits", "scaling"]
 
 _IMAGES = 128
+_ROUNDS = 3
 _SIDE = 224
 _COMMITS = 60
 _TARGET = 1.7
@@ -23,7 +25,7 @@ _WARM_IMAGES = 64
 """Four parts, so that each of two workers has done one before: a new worker builds the backbone first."""
 
 _ALONE = """
-import json, sys
+import json, shutil, sys
 from pathlib import Path
 import torch
 from hypercolumns.allocator import keep_freed_memory
@@ -37,24 +39,26 @@ warm, measured = (Job(spec=parse_spec(ExperimentSpec, json.loads(text)), workspa
 extract_features(warm, prepare_dataset(warm))
 prepared = prepare_dataset(measured)
 print("ready", flush=True)
-sys.stdin.readline()
-print(extract_features(measured, prepared).seconds, flush=True)
+for _ in sys.stdin:
+    shutil.rmtree(measured.places.stores)
+    print(extract_features(measured, prepared).seconds, flush=True)
 """
-"""One process of one thread: it warms up, says that it is ready, and begins when it is told."""
+"""One process of one thread: it warms up, says that it is ready, and begins whenever it is told."""
 
 _TOGETHER = """
-import json, sys
+import json, shutil, sys
 from pathlib import Path
 from hypercolumns.specs import ExperimentSpec, parse_spec
 from flows.extract_features import extract_features
 from tasks.cluster import Cluster
 for turn in sys.argv[1:]:
     text, workspace, address = json.loads(turn)
+    shutil.rmtree(Path(workspace) / "stores", ignore_errors=True)
     spec = parse_spec(ExperimentSpec, json.loads(text))
     found = extract_features(config=spec, workspace=Path(workspace), cluster=Cluster(dask_address=address))
     print(found.timings["extract"], flush=True)
 """
-"""The flow on one cluster after the other."""
+"""The flow on one cluster after the other, each time without a store."""
 
 _COMMITTING = """
 import sys, time
@@ -95,11 +99,12 @@ def _extraction(folder: Path) -> list[Figure]:
     for workspace in others:
         shutil.copytree(first / "datasets", workspace / "datasets")
     programs = [[_ALONE, warm, text, str(path)] for path in workspaces[:3]]
-    one, two = map(max, run_in_turns([programs[:1], programs[1:]]))
-    on_one, on_two = _on_clusters(folder, warm, text, workspaces[3:])
+    measured = [[max(numbers) for numbers in turn] for turn in run_in_turns([programs[:1], programs[1:]], _ROUNDS)]
+    measured += _on_clusters(folder, warm, text, workspaces[3:])
+    one, two, on_one, on_two = map(statistics.median, measured)
     ceiling = 2 * one / two
-    details = {"seconds_one_process": one, "seconds_two_processes": two, "seconds_one_worker": on_one, "seconds_two": on_two}
-    details |= {"images": _IMAGES}
+    names = ("seconds_one_process", "seconds_two_processes", "seconds_one_worker", "seconds_two_workers")
+    details = {"images": _IMAGES, **dict(zip(names, measured, strict=True))}
     return [
         Figure("extraction, two workers against one", on_one / on_two, min(_TARGET, ceiling), details=details),
         Figure("extraction, two independent processes against one: the ceiling", ceiling, None, details=details),
@@ -116,8 +121,8 @@ def _experiment(images: int) -> str:
     return json.dumps(values)
 
 
-def _on_clusters(folder: Path, warm: str, text: str, workspaces: list[Path]) -> tuple[float, float]:
-    """Return the seconds of extraction on one worker and on two."""
+def _on_clusters(folder: Path, warm: str, text: str, workspaces: list[Path]) -> list[list[float]]:
+    """Return the seconds of each round's extraction on one worker, and those on two."""
     with (
         prefect_server(folder / "prefect") as settings,
         dask_cluster(folder / "dask-1", 1) as one,
@@ -125,12 +130,13 @@ def _on_clusters(folder: Path, warm: str, text: str, workspaces: list[Path]) -> 
     ):
         wait_for_server(settings)
         clusters = list(zip(map(str, workspaces), (one, two), strict=True))
-        turns = [json.dumps([experiment, *cluster]) for experiment in (warm, text) for cluster in clusters]
-        _, _, on_one, on_two = map(float, call_program(_TOGETHER, *turns, settings=settings).split())
-        return on_one, on_two
+        rounds = [warm, *[text] * _ROUNDS]
+        turns = [json.dumps([experiment, *cluster]) for experiment in rounds for cluster in clusters]
+        _, _, *seconds = map(float, call_program(_TOGETHER, *turns, settings=settings).split())
+        return [seconds[::2], seconds[1::2]]
 
 
 def _committing(root: Path, writers: int) -> Figure:
     share = _COMMITS // writers
-    (seconds,) = run_in_turns([[[_COMMITTING, str(root), str(writer * share), str(share)] for writer in range(writers)]])
+    ((seconds,),) = run_in_turns([[[_COMMITTING, str(root), str(writer * share), str(share)] for writer in range(writers)]])
     return Figure(f"commits a second of one store, {writers} writers", writers * share / max(seconds), None, "/s")

@@ -81,16 +81,18 @@ def try_out(job: Job, manifest: Manifest, *, images: int, keep_cached: bool, sec
             items = {f"trial {first + number}": ((first + number) % len(entries), "identity") for number in range(count)}
             fill_store(store, Work(entries, items, tuple(items)), backbone, load, batch, lambda _: None)
 
-        first = min(most, 2 * batch * min(torch.get_num_threads(), MOST_STREAMS))
+        # In whole rounds of the streams: in a part of one some stand still, and a short trial would take that for the rate.
+        turn = batch * min(torch.get_num_threads(), MOST_STREAMS)
+        first = min(most, 2 * turn)
         # The first pass also builds what is built once.
         fill(0, first)
         each = _seconds(lambda: fill(first, first)) / first
-        count = max(1, min(most, int(seconds / each)))
-        each = _seconds(lambda: fill(2 * first, count)) / count
+        count = min(most, int(seconds / each) // turn * turn)
+        if count > first:
+            each = _seconds(lambda: fill(2 * first, count)) / count
         forward = forward_seconds(backbone, load, len(entries), batch, seconds)
         read = _read_seconds(store, names, keep_cached=keep_cached)
-        rows = 2 * first + count
-        plain = sum(store.bytes_of(name, rows) for name in names)
+        plain = sum(store.bytes_of(name, len(store.committed_rows(names[0]))) for name in names)
         return Costs(each, forward, read, sum(store.du()["layers"].values()) / plain if store.compression != "none" else 1.0)
 
 

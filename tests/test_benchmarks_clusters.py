@@ -11,7 +11,7 @@ import pytest
 from benchmarks.clusters import run_in_turns
 
 ROOT = Path(__file__).parents[1]
-WAITING = "import sys; print('ready', flush=True); sys.stdin.readline(); print(float(sys.argv[1]) * 2)"
+WAITING = "import sys; print('ready', flush=True); [print(float(sys.argv[1]) * 2, flush=True) for _ in sys.stdin]"
 SLEEPING = """
 import os, pathlib, sys, time
 pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
@@ -20,7 +20,9 @@ time.sleep(60)
 
 
 def test_programs_are_told_to_begin_and_answer_in_order():
-    assert run_in_turns([[[WAITING, "1"]], [[WAITING, "2.5"], [WAITING, "-1"]]]) == [[2.0], [5.0, -2.0]]
+    turns = [[[WAITING, "1"]], [[WAITING, "2.5"], [WAITING, "-1"]]]
+    assert run_in_turns(turns) == [[[2.0]], [[5.0, -2.0]]]
+    assert run_in_turns(turns, rounds=3) == [[[2.0]] * 3, [[5.0, -2.0]] * 3]
 
 
 @pytest.mark.parametrize("text", ["raise SystemExit(3)", "print('ready', flush=True); raise SystemExit(3)"])

@@ -11,6 +11,7 @@ from sklearn.metrics import confusion_matrix
 
 from benchmarks.peers import processes
 from benchmarks.peers.ledger import Ledger
+from benchmarks.peers.ours import Spent, dense_epochs
 from benchmarks.peers.presenting import draw_chart, judge, markdown_table
 from benchmarks.peers.processes import Peer, run_peer
 from benchmarks.peers.scene import VOID, read_labels
@@ -123,3 +124,11 @@ def test_the_table_names_every_peer_and_the_targets_compare_with_the_best_other(
 
 def test_python_is_the_projects_own_where_no_packages_are_named(tmp_path):
     assert str(processes._environment(Peer("plain", "networks"), tmp_path)) == sys.executable
+
+
+@pytest.mark.parametrize(
+    ("limit", "epoch", "found"),
+    [(30, 10, (0, False)), (100, 10, (5, False)), (100, 100, (0, False)), (200, 10, (12, True)), (600, 1, (30, True))],
+)
+def test_as_many_epochs_are_planned_as_end_before_the_score_is_asked_for(limit, epoch, found):
+    assert dense_epochs(limit, Spent(extract_sample=25, train=7, rest=15), epoch) == found

@@ -22,10 +22,11 @@ from torch.nn import functional
 
 from benchmarks.peers.ledger import Ledger, prediction_milliseconds
 from benchmarks.peers.scene import CLASSES, VOID, Scene, read_image, read_labels
+from hypercolumns.arithmetic import multiplies_bfloat16
 from hypercolumns.canvas import IMAGENET_MEAN_RGB, best_labels, normalise
 from hypercolumns.read_ahead import read_ahead
 
-__all__ = ["Recipe", "as_batch", "segmentation_loss", "train_by_the_clock"]
+__all__ = ["Recipe", "as_batch", "fast_dtype", "segmentation_loss", "train_by_the_clock"]
 
 _STD_RGB = (0.229, 0.224, 0.225)
 _WARM_UP, _DECAY_FROM = 0.02, 0.6
@@ -55,6 +56,16 @@ class Recipe:
 def as_batch(images: Sequence[NDArray[np.uint8]]) -> Tensor:
     """Turn photographs into what networks trained on ImageNet take, channels last in memory."""
     return normalise(torch.from_numpy(np.stack(images)), IMAGENET_MEAN_RGB, _STD_RGB)
+
+
+def fast_dtype() -> torch.dtype:
+    """Return the type whose products are the fastest here: no peer is held to bfloat16 where processors lack it."""
+    return torch.bfloat16 if multiplies_bfloat16() else torch.float32
+
+
+def fast_arithmetic() -> torch.autocast:
+    """Multiply in that type."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16())
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, dice: float) -> Tensor:
@@ -104,7 +115,7 @@ def _step(
         group["lr"] = rate
     optimiser.zero_grad(set_to_none=True)
     size_hw = (labels.shape[1], labels.shape[2])
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_arithmetic():
         logits = model(batch)
     logits = functional.interpolate(logits.float(), size=size_hw, mode="bilinear", align_corners=False)
     segmentation_loss(logits, labels, recipe.dice).backward()  # type: ignore[no-untyped-call]
@@ -123,7 +134,7 @@ def _average(averaged: nn.Module, model: nn.Module, weight: float) -> None:
 @torch.inference_mode()
 def _predict(model: nn.Module, path: Path) -> NDArray[np.uint8]:
     image = read_image(path)
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_arithmetic():
         logits = model(as_batch([image]))
     logits = functional.interpolate(logits.float(), size=image.shape[:2], mode="bilinear", align_corners=False)
     return best_labels(logits[0])

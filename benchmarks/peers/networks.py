@@ -16,7 +16,7 @@ from torch.nn import functional
 from torchvision.models import resnet18, squeezenet1_1
 
 from benchmarks.peers.columns import Taps, column_statistics
-from benchmarks.peers.gradients import Recipe, train_by_the_clock
+from benchmarks.peers.gradients import Recipe, fast_dtype, train_by_the_clock
 from benchmarks.peers.ledger import Ledger, begin
 from benchmarks.peers.scene import CLASSES, Scene
 from hypercolumns.allocator import keep_freed_memory
@@ -109,7 +109,7 @@ class Notebook(nn.Module):
                 part = slice(first, first := first + values.shape[1])
                 # Standardised at the map's own size, where it is cheap: the two commute.
                 values = (values - self.mean[part, None, None]) * self.scale[part, None, None]
-                values = values.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+                values = values.to(fast_dtype()).contiguous(memory_format=torch.channels_last)
                 widened.append(functional.interpolate(values, size=images.shape[2:], mode="bilinear", align_corners=False))
             stacked = torch.cat(widened, 1)
         logits: Tensor = self.classifier(stacked)

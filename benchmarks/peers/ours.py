@@ -1,8 +1,10 @@
-"""This project beside its peers: its own command from photographs to a trained model, in variants of different length.
+"""This project beside its peers: its own command from photographs to a trained model, in runs of different length.
 
-Each variant starts from nothing but a workspace whose embedded Prefect server is set up: no manifest, features, samples or
-models. Its time is that of `hypercolumns train`, from the start of the process to its end. The masks are those that
-`hypercolumns predict` writes; that command, like every peer's prediction for the chart, is not on the clock.
+The sparse stage alone comes first, then as many dense epochs as end before each time at which the score is asked for: what an
+epoch takes here is known from the run before. Each run starts from nothing but a workspace whose embedded Prefect server is set
+up: no manifest, features, samples or models. Its time is that of `hypercolumns train`, from the start of the process to its
+end. The masks are those that `hypercolumns predict` writes; that command, like every peer's prediction for the chart, is not on
+the clock.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.measuring import forget
-from benchmarks.peers.ledger import Ledger, begin, prediction_milliseconds
+from benchmarks.peers.ledger import MARKS, Ledger, begin, prediction_milliseconds
 from benchmarks.peers.scene import Scene
 from hypercolumns.allocator import keep_freed_memory
 from hypercolumns.backbones import build_backbone
@@ -34,19 +37,31 @@ from hypercolumns.sources import BackboneSource
 from tasks.classifiers import load_classifier, torch_dtype
 from tasks.predict import find_model
 
-__all__ = ["VARIANTS"]
+__all__ = ["SPARSE", "Spent", "dense_epochs"]
 
 _ROOT = Path(__file__).parents[2]
 _CONFIG = _ROOT / "configs" / "camvid.yaml"
-_TEN_MINUTES = 600.0
+_NO_FLIPS = "store.views=[identity]"
 
-VARIANTS: dict[str, tuple[float, tuple[str, ...]]] = {
-    "sparse stage alone": (30, ("train.epochs=0", "store.views=[identity]")),
-    "3 dense epochs, no flips": (60, ("train.epochs=3", "store.views=[identity]")),
-    "5 dense epochs": (120, ("train.epochs=5",)),
-    "as configured": (300, ()),
+SPARSE: dict[str, tuple[float, tuple[str, ...]]] = {
+    "sparse stage alone, at half the size": (
+        30,
+        ("train.epochs=0", _NO_FLIPS, "store.canvas.size_hw=[180,240]", "pretrain.epochs=2"),
+    ),
+    "sparse stage alone": (60, ("train.epochs=0", _NO_FLIPS)),
 }
-"""What is changed in the configuration, and the least budget in seconds for which the variant is run."""
+"""What is changed in the configuration, and the least budget in seconds for which it is run."""
+
+_FIRST_DENSE = ("train.epochs=1", _NO_FLIPS, "head.hidden=128", "pretrain.epochs=2")
+"""Half of the configured hidden units; it also tells what an epoch takes on this machine."""
+
+_FLIPS_FROM_EPOCHS = 8
+"""Mirror images double what is extracted and sampled: they pay when every image is seen several times."""
+
+_MOST_EPOCHS = 30
+_DENSE_FROM_SECONDS = 60
+_MARGIN = 0.95
+"""Of the time until a score is asked for, what a run is planned to take."""
 
 _NOTHING_TO_SCORE = "dataset.limit_val=1"
 """Peers do not read the val photographs to train either; one has to be there."""
@@ -63,22 +78,63 @@ def _call(*arguments: str) -> dict[str, Any]:
     return {**result, "wall_seconds": time.perf_counter() - start}
 
 
-def _train(name: str, workspace: Path, scene: Scene, ledger: Ledger) -> None:
+@dataclass(frozen=True)
+class Spent:
+    """What a run took, in seconds."""
+
+    extract_sample: float
+    train: float
+    rest: float
+
+
+def dense_epochs(limit: float, spent: Spent, epoch: float) -> tuple[int, bool]:
+    """Say how many dense epochs end in time, and whether mirror images are worth their extraction.
+
+    Args:
+        limit: seconds until the score is asked for.
+        spent: what a run without mirror images took.
+        epoch: seconds of an epoch.
+    """
+    left = _MARGIN * limit - spent.rest - spent.extract_sample
+    mirrored = min(_MOST_EPOCHS, int((left - spent.extract_sample) / epoch))
+    if mirrored >= _FLIPS_FROM_EPOCHS:
+        return mirrored, True
+    return max(0, min(_MOST_EPOCHS, int(left / epoch))), False
+
+
+def _train(name: str, overrides: tuple[str, ...], workspace: Path, scene: Scene, ledger: Ledger) -> Spent:
     for made in _MADE:
         shutil.rmtree(workspace / made, ignore_errors=True)
     forget(scene.train_images[0].parents[2])
     place_of_work = ("--workspace", str(workspace))
-    overrides = (_NOTHING_TO_SCORE, *VARIANTS[name][1])
+    overrides = (_NOTHING_TO_SCORE, *overrides)
     trained = _call("train", str(_CONFIG), *overrides, *place_of_work)
-    ledger.note(**{f"timings, {name}": trained["timings"]})
-    if len(overrides) > 1:
+    timings = trained["timings"]
+    ledger.note(**{f"timings, {name}": timings})
+    if _NO_FLIPS in overrides:
         again = _call("extract", str(_CONFIG), *overrides, *place_of_work)
-        rate = len(scene.train_images) / trained["timings"]["extract"]
+        rate = len(scene.train_images) / timings["extract"]
         ledger.note(extraction_images_a_second=rate, rerun_seconds=again["timings"]["extract"])
     masks = workspace / "masks"
     shutil.rmtree(masks, ignore_errors=True)
     _call("predict", "latest", str(scene.val_images[0].parent), "--out", str(masks), *place_of_work)
     ledger.mark(_masks(masks, scene), seconds=trained["wall_seconds"], name=name)
+    made = timings["extract"] + timings["sample"]
+    return Spent(made, timings.get("train", 0.0), trained["wall_seconds"] - made - timings.get("train", 0.0))
+
+
+def _train_densely(workspace: Path, scene: Scene, ledger: Ledger) -> None:
+    """Train for as long as there is until each time at which the score is asked for, wherever an epoch ends before it."""
+    spent = _train("1 dense epoch of half the units, no flips", _FIRST_DENSE, workspace, scene, ledger)
+    epoch = 2 * spent.train
+    for limit in (share * ledger.budget_seconds for share in MARKS):
+        epochs, mirrored = dense_epochs(limit, spent, epoch)
+        if epochs:
+            name = f"{epochs} dense epochs" + ("" if mirrored else ", no flips")
+            overrides = (f"train.epochs={epochs}", *([] if mirrored else [_NO_FLIPS]))
+            found = _train(name, overrides, workspace, scene, ledger)
+            epoch = found.train / epochs
+            spent = spent if mirrored else found
 
 
 def _masks(folder: Path, scene: Scene) -> Iterator[NDArray[np.uint8]]:
@@ -104,17 +160,19 @@ def _predictor(workspace: Path) -> Callable[[Path], NDArray[np.uint8]]:
 
 
 def main() -> int:
-    """Train every variant that the budget allows, and time prediction by the last."""
+    """Train in every way that the budget allows, and time prediction by the last."""
     keep_freed_memory()
     ledger, scene, _ = begin(__doc__)
     workspace = ledger.folder / "workspace"
     tiny = ("dataset.shapes.images=4", "dataset.shapes.size=64", "store.canvas.size_hw=[64,64]", "store.views=[identity]")
     set_up = _call("extract", *tiny, "--workspace", str(workspace))
     ledger.note(set_up_seconds=set_up["wall_seconds"])
-    shortest = min(seconds for seconds, _ in VARIANTS.values())
-    for name, (seconds, _) in VARIANTS.items():
-        if seconds <= min(max(ledger.budget_seconds, shortest), _TEN_MINUTES):
-            _train(name, workspace, scene, ledger)
+    shortest = min(seconds for seconds, _ in SPARSE.values())
+    for name, (seconds, overrides) in SPARSE.items():
+        if seconds <= max(ledger.budget_seconds, shortest):
+            _train(name, overrides, workspace, scene, ledger)
+    if ledger.budget_seconds >= _DENSE_FROM_SECONDS:
+        _train_densely(workspace, scene, ledger)
     ledger.note(prediction_ms=prediction_milliseconds(_predictor(workspace), scene.val_images))
     shutil.rmtree(workspace)
     return 0

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.peers.columns import Taps, at_points, on_grid
-from benchmarks.peers.gradients import as_batch
+from benchmarks.peers.gradients import as_batch, fast_dtype
 from benchmarks.peers.ledger import begin, prediction_milliseconds
 from benchmarks.peers.scene import CLASSES, IMAGE_HW, VOID, Scene, read_image, read_labels
 from hypercolumns.allocator import keep_freed_memory
@@ -75,11 +75,11 @@ def _neighbours(columns: Columns, labels: NDArray[np.uint8], count: int = 20, di
     columns = (columns - mean) / std
     axes = PCA(dims, svd_solver="randomized", random_state=0).fit(columns[:: max(1, len(columns) // _FEW)]).components_
     project = torch.from_numpy(axes.T.astype(np.float32).copy())
-    known = functional.normalize(torch.from_numpy(columns) @ project).bfloat16()
+    known = functional.normalize(torch.from_numpy(columns) @ project).to(fast_dtype())
     votes = functional.one_hot(torch.from_numpy(labels.astype(np.int64)), CLASSES).float()
 
     def scores(found: Columns) -> Columns:
-        asked = functional.normalize(torch.from_numpy((found - mean) / std) @ project).bfloat16()
+        asked = functional.normalize(torch.from_numpy((found - mean) / std) @ project).to(fast_dtype())
         likeness, nearest = (asked @ known.T).float().topk(count, dim=1, sorted=False)
         shares = (votes[nearest] * (likeness * 10).exp()[..., None]).sum(1)
         return (shares / shares.sum(1, keepdim=True) + 1e-2).log().numpy()

@@ -106,9 +106,12 @@ def forward_seconds(backbone: Backbone, load: CanvasLoader, images: int, batch_i
         return _seconds(lambda: [None for _ in extract_maps(backbone, load, [Batch(each, names) for each in items])])
 
     run(streams)
-    first = run(2 * streams)
-    batches = max(2 * streams, int(seconds / first * 2 * streams))
-    return run(batches) / (batches * batch_images)
+    batches = 2 * streams
+    taken = run(batches)
+    if taken < seconds:
+        batches = max(batches, int(seconds / taken * 2) * streams)
+        taken = run(batches)
+    return taken / (batches * batch_images)
 
 
 def _trial_store(folder: Path, job: Job, backbone: Backbone) -> FeatureStore:

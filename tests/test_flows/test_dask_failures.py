@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from importlib import import_module
@@ -177,6 +178,38 @@ def test_a_scheduler_that_is_killed_ends_the_run_and_the_next_one_resumes(dask, 
     result = extract(dask, spec, workspace)
     assert is_the_same(store, FeatureStore.open(result.artefacts["extract"]))
     assert result.cache[LAYERS[0]]["hits"] == 2 * before
+
+
+_FLOW = """
+import json, sys
+from flows.extract_features import extract_features
+from hypercolumns.specs import ExperimentSpec, parse_spec
+from tasks.cluster import Cluster
+spec = parse_spec(ExperimentSpec, json.loads(sys.argv[1]))
+extract_features(config=spec, workspace=sys.argv[2], cluster=Cluster(dask_address=sys.argv[3]))
+"""
+
+
+def test_a_flow_that_is_killed_leaves_its_workers_to_the_next_one_which_resumes(dask, alone, workspace, prefect_here):
+    spec, store = alone
+    dask.start_workers(2)
+    arguments = [spec.model_dump_json(), str(workspace), dask.address]
+    command = [sys.executable, "-c", _FLOW, *arguments]
+    flow = subprocess.Popen(command, cwd=REPOSITORY, env=prefect_here.environment)
+    try:
+        with Meanwhile(workspace, 4, flow.kill):
+            assert flow.wait(180) == -signal.SIGKILL
+    finally:
+        flow.kill()
+        flow.wait()
+    kept = [(path, path.read_bytes()) for path in commits(workspace)]
+    assert 4 <= len(kept) < _IMAGES // 2, "the workers stop once nobody asks for what they do"
+    result = extract(dask, spec, workspace)
+    assert is_the_same(store, FeatureStore.open(result.artefacts["extract"]))
+    assert result.cache[LAYERS[0]]["hits"] >= 2 * len(kept)
+    assert all(path.read_bytes() == content for path, content in kept)
+    assert len(commits(workspace)) == _IMAGES // 2, "each shard was committed once"
+    assert all(worker.poll() is None for worker in dask.workers)
 
 
 def test_a_cluster_that_loses_all_its_workers_is_not_waited_for_for_ever(dask, alone, workspace):

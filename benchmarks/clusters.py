@@ -13,13 +13,14 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import IO
 
 from cli.embedded import SETTINGS
 
-__all__ = ["call_program", "dask_cluster", "prefect_server", "run_in_turns", "wait_for_server"]
+__all__ = ["DaskCluster", "call_program", "dask_cluster", "prefect_server", "run_in_turns", "wait_for_server"]
 
 _ROOT = Path(__file__).parent.parent
 _START_SECONDS = 60.0
@@ -96,9 +97,17 @@ def wait_for_server(settings: Mapping[str, str]) -> None:
     _wait(answers, "a Prefect server")
 
 
+@dataclass(frozen=True)
+class DaskCluster:
+    """A scheduler's address, and the processes of the cluster."""
+
+    address: str
+    processes: tuple[int, ...]
+
+
 @contextmanager
-def dask_cluster(folder: Path, workers: int) -> Iterator[str]:
-    """Start a scheduler and workers of one thread each on the loopback address, and give the scheduler's.
+def dask_cluster(folder: Path, workers: int) -> Iterator[DaskCluster]:
+    """Start a scheduler and workers of one thread each on the loopback address.
 
     Raises:
         TimeoutError: they did not start.
@@ -108,9 +117,11 @@ def dask_cluster(folder: Path, workers: int) -> Iterator[str]:
     here = ["--host", "127.0.0.1", "--no-dashboard", "--preload", "flows.dask_preload"]
     options = ["--no-nanny", "--nthreads", "1", "--memory-limit", "0"]
     with ExitStack() as stack, log.open("ab") as output:
+        processes: list[int] = []
 
         def start(*arguments: str) -> None:
-            stack.enter_context(_started([sys.executable, "-m", "dask", *arguments], folder, output))
+            command = [sys.executable, "-m", "dask", *arguments]
+            processes.append(stack.enter_context(_started(command, folder, output)).pid)
 
         start("scheduler", *here, "--port", "0", "--scheduler-file", str(told))
         _wait(told.exists)
@@ -118,7 +129,7 @@ def dask_cluster(folder: Path, workers: int) -> Iterator[str]:
         for _ in range(workers):
             start("worker", address, *here, *options, "--local-directory", str(folder / "scratch"))
         _wait(lambda: log.read_text(encoding="utf-8").count("Registered to") >= workers)
-        yield address
+        yield DaskCluster(address, tuple(processes))
 
 
 @contextmanager

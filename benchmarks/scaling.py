@@ -46,19 +46,22 @@ for _ in sys.stdin:
 """One process of one thread: it warms up, says that it is ready, and begins whenever it is told."""
 
 _TOGETHER = """
-import json, shutil, sys
+import json, os, shutil, signal, sys
 from pathlib import Path
 from hypercolumns.specs import ExperimentSpec, parse_spec
 from flows.extract_features import extract_features
 from tasks.cluster import Cluster
 for turn in sys.argv[1:]:
-    text, workspace, address = json.loads(turn)
+    text, workspace, address, own, others = json.loads(turn)
+    for number, processes in ((signal.SIGSTOP, others), (signal.SIGCONT, own)):
+        for process in processes:
+            os.kill(process, number)
     shutil.rmtree(Path(workspace) / "stores", ignore_errors=True)
     spec = parse_spec(ExperimentSpec, json.loads(text))
     found = extract_features(config=spec, workspace=Path(workspace), cluster=Cluster(dask_address=address))
     print(found.timings["extract"], flush=True)
 """
-"""The flow on one cluster after the other, each time without a store."""
+"""The flow on one cluster after the other, each time without a store; the other cluster stands still: idle, it uses processor time."""
 
 _COMMITTING = """
 import sys, time
@@ -129,9 +132,12 @@ def _on_clusters(folder: Path, warm: str, text: str, workspaces: list[Path]) -> 
         dask_cluster(folder / "dask-2", 2) as two,
     ):
         wait_for_server(settings)
-        clusters = list(zip(map(str, workspaces), (one, two), strict=True))
-        rounds = [warm, *[text] * _ROUNDS]
-        turns = [json.dumps([experiment, *cluster]) for experiment in rounds for cluster in clusters]
+        places = list(zip(map(str, workspaces), (one, two), (two, one), strict=True))
+        turns = [
+            json.dumps([experiment, workspace, own.address, own.processes, other.processes])
+            for experiment in [warm, *[text] * _ROUNDS]
+            for workspace, own, other in places
+        ]
         _, _, *seconds = map(float, call_program(_TOGETHER, *turns, settings=settings).split())
         return [seconds[::2], seconds[1::2]]
 

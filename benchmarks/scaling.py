@@ -61,7 +61,7 @@ for turn in sys.argv[1:]:
     found = extract_features(config=spec, workspace=Path(workspace), cluster=Cluster(dask_address=address))
     print(found.timings["extract"], flush=True)
 """
-"""The flow on one cluster after the other, each time without a store; the other cluster stands still: idle, it uses processor time."""
+"""The flow on one cluster after the other, each time without a store; the other stands still: idle, it uses processor time."""
 
 _COMMITTING = """
 import sys, time

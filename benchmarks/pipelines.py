@@ -33,7 +33,7 @@ from tasks.stores import canvas_loader, experiment_backbone, open_source
 __all__ = ["camvid", "dense_epoch", "extraction", "flow_overhead", "sampling", "start_up"]
 
 SIDE = 224
-_EXTRACTION_SECONDS = 4.0
+_EXTRACTION_SECONDS = 3.0
 _ROOT = Path(__file__).parent.parent
 _BATCH = 8
 

@@ -124,7 +124,8 @@ def dask_cluster(folder: Path, workers: int) -> Iterator[DaskCluster]:
             processes.append(stack.enter_context(_started(command, folder, output)).pid)
 
         start("scheduler", *here, "--port", "0", "--scheduler-file", str(told))
-        _wait(told.exists)
+        # It is there before its content is.
+        _wait(lambda: told.exists() and told.stat().st_size > 0)
         address = str(json.loads(told.read_text(encoding="utf-8"))["address"])
         for _ in range(workers):
             start("worker", address, *here, *options, "--local-directory", str(folder / "scratch"))

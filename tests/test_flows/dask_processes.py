@@ -39,7 +39,8 @@ class DaskProcesses:
         found = self.folder / f"scheduler-{time.monotonic_ns()}.json"
         command = ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--scheduler-file", str(found)]
         self.scheduler = self._start("scheduler", command)
-        wait_until(found.exists, "the scheduler to start", self.logs)
+        # It is there before its content is.
+        wait_until(lambda: found.exists() and found.stat().st_size > 0, "the scheduler to start", self.logs)
         self.address = str(json.loads(found.read_text(encoding="utf-8"))["address"])
         return self.address
 

@@ -66,8 +66,7 @@ class DaskFleet:
                 "a cluster's workers report to a Prefect server, and this flow has one of its own that ends with it. Remedy: "
                 "set PREFECT_API_URL to a server that every worker reaches, or start the flow with the `hypercolumns` command"
             )
-        self.threads = examine(self.address, terms, api, self._patience)
-        self.parts = self.threads * cluster.parts_per_thread
+        self.parts = examine(self.address, terms, api, self._patience) * cluster.parts_per_thread
 
     def run(self, work: Callable[[PartT], DoneT], parts: Sequence[PartT]) -> list[DoneT]:
         """Have every part done by some worker, perhaps more than once; return what came back, in the order of the parts.

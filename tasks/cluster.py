@@ -98,10 +98,6 @@ class Fleet(Protocol):
         """Into how many parts work is best cut."""
 
     @property
-    def threads(self) -> int:
-        """How many parts are done at a time."""
-
-    @property
     def terms(self) -> Terms:
         """What every part tells its worker to compare itself with."""
 

@@ -7,9 +7,9 @@ so that a part may be done twice, by two workers at once, or not at all, and don
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import chain, repeat
+from itertools import chain
 
 from hypercolumns.allocator import keep_freed_memory
 from tasks.cluster import ClusterError, Fleet, Terms
@@ -17,8 +17,6 @@ from tasks.extract import fill_store, open_extraction
 from tasks.jobs import Extracted, Job, Message, Prepared
 
 __all__ = ["ExtractPart", "PartExtracted", "extract_part", "extract_together"]
-
-_SEVERAL = 4
 
 
 class ExtractPart(Message):
@@ -55,7 +53,7 @@ def extract_together(job: Job, prepared: Prepared, fleet: Fleet) -> Extracted:
         ExtractPart(
             job=job, prepared=prepared, terms=fleet.terms, store_key=store.key, ranges=_ranges(places[key] for key in keys)
         )
-        for keys in _grouped(portions, fleet.parts, fleet.threads)
+        for keys in _grouped(portions, fleet.parts)
     ]
     fleet.run(extract_part, parts)
     if left := store.missing(work.keys, opened.layers):
@@ -87,22 +85,11 @@ def extract_part(part: ExtractPart) -> PartExtracted:
     return PartExtracted(images=images, seconds=time.perf_counter() - start)
 
 
-def _grouped(portions: Sequence[tuple[str, ...]], parts: int, threads: int) -> Iterator[tuple[str, ...]]:
-    """Put neighbouring portions together until there are about as many groups as parts are wanted.
-
-    Where every thread gets several, half of the work goes into groups of twice the size, which come first: each costs something
-    besides its work, and with small ones at the end all workers still end together (as in Hummel, Schonberg and Flynn,
-    "Factoring: a method for scheduling parallel loops", CACM 1992; not larger, since some workers may be far slower).
-    """
+def _grouped(portions: Sequence[tuple[str, ...]], parts: int) -> Iterable[tuple[str, ...]]:
+    """Put neighbouring portions together until there are about as many groups as parts are wanted."""
     each = max(1, len(portions) // max(1, parts))
-    several = len(portions) >= _SEVERAL * each * threads
-    large = len(portions) // (4 * each) if several else 0
-    sizes = chain(repeat(2 * each, large), repeat(each))
-    first = 0
-    while first < len(portions):
-        size = next(sizes)
-        yield tuple(chain.from_iterable(portions[first : first + size]))
-        first += size
+    for first in range(0, len(portions), each):
+        yield tuple(chain.from_iterable(portions[first : first + each]))
 
 
 def _ranges(places: Iterable[int]) -> tuple[tuple[int, int], ...]:

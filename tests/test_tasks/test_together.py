@@ -13,7 +13,7 @@ from storage.models import load_model
 from tasks.cluster import ENVIRONMENT_VARIABLE, Cluster, ClusterError, Terms
 from tasks.evaluate import evaluate_model
 from tasks.extract import extract_features
-from tasks.extract_together import ExtractPart, _grouped, extract_part, extract_together
+from tasks.extract_together import ExtractPart, extract_part, extract_together
 from tasks.jobs import Job
 from tasks.prepare import prepare_dataset
 from tasks.score_together import score_part
@@ -23,8 +23,6 @@ from tests.pipeline_factory import LAYERS, extract_only, run_tasks, tiny_spec
 
 class PretendedFleet:
     """Threads in place of workers: what they get and give has been JSON, and comes in any order."""
-
-    threads = 3
 
     def __init__(self, folder, parts=5, twice=True, lose=()):
         self.parts, self.terms = parts, Terms.here(folder)
@@ -52,24 +50,6 @@ def rows_of(store, layers=LAYERS):
         for key, row in zip(keys, rows, strict=True)
         for layer in layers
     }
-
-
-@pytest.mark.parametrize(
-    ("portions", "parts", "threads", "sizes"),
-    [
-        (8, 16, 2, [2, 2, 1, 1, 1, 1]),
-        (8, 8, 1, [2, 2, 1, 1, 1, 1]),
-        (7, 16, 2, [1] * 7),
-        (2, 16, 2, [1, 1]),
-        (0, 16, 2, []),
-        (100, 16, 2, [12] * 4 + [6] * 8 + [4]),
-        (100, 4, 2, [25] * 4),
-    ],
-)
-def test_large_parts_come_first_where_every_thread_gets_several(portions, parts, threads, sizes):
-    found = list(_grouped([(str(number),) for number in range(portions)], parts, threads))
-    assert [len(keys) for keys in found] == sizes
-    assert [key for keys in found for key in keys] == [str(number) for number in range(portions)]
 
 
 @pytest.fixture

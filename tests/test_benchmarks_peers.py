@@ -128,7 +128,7 @@ def test_python_is_the_projects_own_where_no_packages_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("limit", "epoch", "found"),
-    [(30, 10, (0, False)), (100, 10, (5, False)), (100, 100, (0, False)), (200, 10, (12, True)), (600, 1, (30, True))],
+    [(30, 10, (0, False)), (100, 10, (5, False)), (100, 100, (0, False)), (200, 10, (11, True)), (600, 1, (30, True))],
 )
 def test_as_many_epochs_are_planned_as_end_before_the_score_is_asked_for(limit, epoch, found):
     assert dense_epochs(limit, Spent(extract_sample=25, train=7, rest=15), epoch) == found

@@ -60,7 +60,7 @@ _FLIPS_FROM_EPOCHS = 8
 
 _MOST_EPOCHS = 30
 _DENSE_FROM_SECONDS = 60
-_MARGIN = 0.95
+_MARGIN = 0.9
 """Of the time until a score is asked for, what a run is planned to take."""
 
 _NOTHING_TO_SCORE = "dataset.limit_val=1"

@@ -1,6 +1,7 @@
 """`make bench-peers`: every peer in turn, on two cores, each in a process of its own; one table, one chart, one JSON file.
 
-A peer that cannot be installed, fails or takes too long is reported so, and the others go on.
+A peer that cannot be installed, fails or takes too long is reported so, and the others go on. Some of them alone (`--only`) at
+full length are kept too, as peers-partial, without a chart.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _TEN_MINUTES = 600.0
 _CONVPAINT = ("napari-convpaint>=1.2,<2", "pyqt6")
 
 PEERS: dict[str, Peer] = {
-    OURS: Peer("hypercolumns: this project", "ours", limit_seconds=600),
+    OURS: Peer("hypercolumns: this project", "ours", limit_seconds=1200),
     "fcn": Peer("squeezenet1_1 fine-tuned end to end (FCN)", "networks", "fcn"),
     "notebook": Peer("plain notebook: recompute, upsample, stack, MLP", "networks", "notebook", limit_seconds=600),
     "unet": Peer("U-Net, ResNet-18 encoder, from scratch", "networks", "unet"),
@@ -46,7 +47,7 @@ PEERS: dict[str, Peer] = {
 
 
 def main() -> int:
-    """Run the chosen peers; print the table, and keep it where all were run at full length."""
+    """Run the chosen peers; print the table, and keep it where they were run at full length."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", choices=list(PEERS), help="run this peer; may be given several times")
     parser.add_argument("--budget-seconds", type=float, default=_TEN_MINUTES, help="training time; shorter for quick tries")
@@ -59,7 +60,8 @@ def main() -> int:
     names = [name for name in PEERS if name in (options.only or PEERS)]
     start = time.perf_counter()
     outcomes = _outcomes(names, options.work.resolve(), options.budget_seconds, options.resume)
-    whole = len(outcomes) == len(PEERS) and options.budget_seconds == _TEN_MINUTES
+    full_length = options.budget_seconds == _TEN_MINUTES
+    whole = full_length and len(outcomes) == len(PEERS)
     marks = [share * options.budget_seconds for share in MARKS]
     labels = {name: peer.label for name, peer in PEERS.items()}
     chart = _CHART if whole else options.work / "peers.svg"
@@ -69,8 +71,8 @@ def main() -> int:
     if checks:
         print_checks(checks)
     print(f"{len(outcomes)} peers in {(time.perf_counter() - start) / 60:.0f} minutes")
-    if whole:
-        print(f"kept in {_keep(outcomes, marks, checks)}")
+    if full_length:
+        print(f"kept in {_keep('peers' if whole else 'peers-partial', outcomes, marks, checks)}")
     return 0
 
 
@@ -97,16 +99,16 @@ def _read(path: Path) -> Outcome:
     return Outcome(**{**values, "points": [Point(**point) for point in values["points"]]})
 
 
-def _keep(outcomes: dict[str, Outcome], marks: list[float], checks: list[Check]) -> Path:
+def _keep(name: str, outcomes: dict[str, Outcome], marks: list[float], checks: list[Check]) -> Path:
     values = {
-        name: {
+        peer: {
             **asdict(outcome),
-            "label": PEERS[name].label,
+            "label": PEERS[peer].label,
             "best_by": {f"{mark:g} s": outcome.best_by(mark) for mark in marks},
         }
-        for name, outcome in outcomes.items()
+        for peer, outcome in outcomes.items()
     }
-    return write_results("peers", values, checks)
+    return write_results(name, values, checks)
 
 
 if __name__ == "__main__":

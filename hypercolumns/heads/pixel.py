@@ -38,6 +38,9 @@ _SMALLEST_STD = 1e-6
 _STRIPS_FROM_BYTES = 1 << 22
 """Hidden units of an image's grid from which strips of rows pay: fewer stay in the cache anyway."""
 
+_ALWAYS_STRIPS_FROM_BYTES = 1 << 26
+"""From here on they are taken to save memory, whatever the maps."""
+
 
 class _Classifier(nn.Module):
     """What both forms share: two linear layers on standardised hypercolumns, and where those come from."""
@@ -151,7 +154,12 @@ class PixelConv(_Classifier):
     def _fits_strips(self, maps: Sequence[Tensor], stride: int) -> bool:
         """Say whether strips of rows compute the same: not on accelerators, nor where every run draws its own dropout."""
         height, width = grid_hw(self.frame.canvas_hw, stride)
-        large = height * width * self.first.out_features * self.dtype.itemsize >= _STRIPS_FROM_BYTES
+        points = height * width
+        size = points * self.first.out_features * self.dtype.itemsize
+        # Strips keep in the cache what is widened much; maps about as fine as the grid are hardly widened at all.
+        groups = [self.layers[members[0]].map_hw for members in self._groups.values()]
+        cells = sum(rows * columns for rows, columns in groups if rows * columns < points)
+        large = size >= (_STRIPS_FROM_BYTES if points >= 2 * cells else _ALWAYS_STRIPS_FROM_BYTES)
         drops = self.training and self.spec.dropout > 0 and self.second is not None
         return large and not drops and self.mean.device.type == "cpu" and not any(m.requires_grad for m in maps)
 

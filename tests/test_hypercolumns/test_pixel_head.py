@@ -28,7 +28,8 @@ LAYERS = (
 def _both_ways(request, monkeypatch):
     """Whatever is true of the classifier is true however many rows it takes at a time: here seven."""
     if request.param == "in strips":
-        monkeypatch.setattr("hypercolumns.heads.pixel._STRIPS_FROM_BYTES", 0)
+        for bound in ("_STRIPS_FROM_BYTES", "_ALWAYS_STRIPS_FROM_BYTES"):
+            monkeypatch.setattr(f"hypercolumns.heads.pixel.{bound}", 0)
         monkeypatch.setattr("hypercolumns.heads.strips._STRIP_BYTES", 0)
         monkeypatch.setattr("hypercolumns.heads.strips._FEWEST_ROWS", 7)
 

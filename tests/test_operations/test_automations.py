@@ -113,6 +113,10 @@ def runs_of(up, deployment):
     return up.api.post("flow_runs/filter", **filters)
 
 
+def told_runs(receiver):
+    return {json.loads(body)["flow_run_id"] for _, body in receiver.received}
+
+
 def wait_for(condition, up, seconds=120):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -145,7 +149,9 @@ def test_a_night_that_fails_is_told_to_the_webhook_and_evaluates_nothing(up, rec
     evaluations = len(runs_of(up, "evaluate-champion"))
     run = up.trigger("nightly-retrain", fail=True)
     wait_for(lambda: receiver.received, up)
-    ((path, body),) = receiver.received
+    # A busy server may send a message again: it forgets none, but does not promise to send it once.
+    assert told_runs(receiver) == {run}
+    path, body = receiver.received[0]
     assert path == f"/hooks/{TOKEN}"
     told = json.loads(body)
     assert told["flow_run_id"] == run
@@ -158,11 +164,8 @@ def test_a_night_that_fails_is_told_to_the_webhook_and_evaluates_nothing(up, rec
 
 @pytest.mark.slow
 def test_an_event_of_arrived_data_starts_a_night_whose_end_starts_an_evaluation(up, receiver):
-    nights, evaluations, told = (
-        {run["id"] for run in runs_of(up, "nightly-retrain")},
-        {run["id"] for run in runs_of(up, "evaluate-champion")},
-        len(receiver.received),
-    )
+    nights = {run["id"] for run in runs_of(up, "nightly-retrain")}
+    evaluations = {run["id"] for run in runs_of(up, "evaluate-champion")}
     command = ["event", "emit", "hypercolumns.data.arrived", "--resource-id", "hypercolumns.data.weeds"]
     environment = python_environment(PREFECT_API_URL=up.url, PREFECT_HOME=str(up.workspace / "client"))
     emitted = subprocess.run(
@@ -174,7 +177,7 @@ def test_an_event_of_arrived_data_starts_a_night_whose_end_starts_an_evaluation(
     (evaluation,) = wait_for(lambda: {run["id"] for run in runs_of(up, "evaluate-champion")} - evaluations, up)
     up.wait(evaluation, {"COMPLETED"})
     assert up.api.get(f"flow_runs/{evaluation}")["parameters"] == {"line": "weeds"}
-    assert len(receiver.received) == told, "who succeeds is not told of"
+    assert not told_runs(receiver) & {night, evaluation}, "who succeeds is not told of"
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import grid, growth, heads, object_store, pipelines, planner, quantised, scaling, stores
+from benchmarks import grid, growth, heads, object_store, operating, pipelines, planner, quantised, scaling, stores
 from benchmarks.measuring import Figure
 from benchmarks.outcome import Check, print_checks, write_results
 from hypercolumns.allocator import keep_freed_memory
@@ -47,8 +47,12 @@ WHOLE: dict[str, Callable[[], list[Figure]]] = {
 }
 """Measured once: what their threads do is not torch's business, or they run in processes of their own."""
 
-NAMED: dict[str, Callable[[], list[Figure]]] = {"scaling": scaling.scaling}
-"""Measured once, and only when asked for by name: minutes that are about clusters, not about this machine."""
+NAMED: dict[str, Callable[[], list[Figure]]] = {
+    "scaling": scaling.scaling,
+    "up": operating.coming_up,
+    "lookalikes": operating.finding_lookalikes,
+}
+"""Measured once, and only when asked for by name: about clusters, operators and data, not about this machine."""
 
 _ALL = (*THREADED, *WHOLE, *NAMED)
 

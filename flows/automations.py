@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["DATA_ARRIVED", "EVALUATE", "NIGHTLY", "TAG", "automations"]
+__all__ = ["DATA_ARRIVED", "EVALUATE", "LINE_RESOURCE", "NIGHTLY", "TAG", "automations"]
 
 TAG = "hypercolumns"
 NIGHTLY = "nightly-retrain"
 EVALUATE = "evaluate-champion"
 DATA_ARRIVED = "hypercolumns.data.arrived"
-# Spelled out by the server, for each event: the name of its resource.
-_LINE_OF_EVENT = {"__prefect_kind": "jinja", "template": "{{ event.resource.name }}"}
+LINE_RESOURCE = "hypercolumns.line."
+_EVERY_LINE = {"prefect.resource.id": f"{LINE_RESOURCE}*"}
+# Spelled out by the server, for each event: its resource without what every line's begins with.
+_LINE_OF_EVENT = {"__prefect_kind": "jinja", "template": "{{ event.resource.id | replace('" + LINE_RESOURCE + "', '', 1) }}"}
 _DECIDED = ["hypercolumns.champion.kept", "hypercolumns.champion.promoted"]
 _HEARTBEAT, _RUNNING, _CANCELLING = (f"prefect.flow-run.{what}" for what in ("heartbeat", "Running", "Cancelling"))
 _ENDED = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")]
@@ -35,23 +37,24 @@ _MESSAGE = """{
 
 
 def automations(
-    deployments: Mapping[str, str], *, zombie_seconds: int, timeout_hours: float, webhook_block: str | None
+    nights: Mapping[str, str], evaluate: str | None, *, zombie_seconds: int, timeout_hours: float, webhook_block: str | None
 ) -> list[dict[str, Any]]:
     """Describe the automations that make sense for the deployments there are.
 
     Args:
-        deployments: identifier of each deployment, by name.
+        nights: identifier of each deployment that retrains, by name.
+        evaluate: identifier of the deployment that scores champions, if there is one.
         zombie_seconds: a run that sent no heartbeat for this long is ended; more than two heartbeats.
         timeout_hours: a run that takes longer is cancelled.
         webhook_block: identifier of the Prefect block that holds the webhook's address, if there is one.
     """
     found = [_end_zombies(zombie_seconds), _end_cancelled(zombie_seconds), _cancel_late(timeout_hours)]
-    if nightly := deployments.get(NIGHTLY):
-        found.append(_retrain_on_arrival(nightly))
+    for name, night in sorted(nights.items()):
+        found.append(_retrain_on_arrival(name, night))
         if webhook_block:
-            found.append(_tell_of_failure(nightly, webhook_block))
-        if evaluate := deployments.get(EVALUATE):
-            found.append(_evaluate_after(evaluate))
+            found.append(_tell_of_failure(name, night, webhook_block))
+    if nights and evaluate:
+        found.append(_evaluate_after(evaluate))
     return found
 
 
@@ -91,20 +94,20 @@ def _cancel_late(hours: float) -> dict[str, Any]:
     )
 
 
-def _retrain_on_arrival(nightly: str) -> dict[str, Any]:
+def _retrain_on_arrival(name: str, night: str) -> dict[str, Any]:
     return _automation(
-        "retrain when data arrives",
-        f"An event {DATA_ARRIVED} starts {NIGHTLY}.",
-        _presence([DATA_ARRIVED], {}, None),
-        {"type": "run-deployment", "source": "selected", "deployment_id": nightly},
+        f"retrain when data arrives{_of(name)}",
+        f"An event {DATA_ARRIVED} starts {name}, which skips itself if the data are another line's.",
+        _presence([DATA_ARRIVED], _EVERY_LINE, None),
+        {"type": "run-deployment", "source": "selected", "deployment_id": night, "parameters": {"arrived": _LINE_OF_EVENT}},
     )
 
 
-def _tell_of_failure(nightly: str, block: str) -> dict[str, Any]:
+def _tell_of_failure(name: str, night: str, block: str) -> dict[str, Any]:
     return _automation(
-        "tell of a failed night",
-        f"A {NIGHTLY} that failed or crashed is told to the webhook.",
-        _presence(_FAILED, _EVERY_RUN, nightly),
+        f"tell of a failed night{_of(name)}",
+        f"A {name} that failed or crashed is told to the webhook.",
+        _presence(_FAILED, _EVERY_RUN, night),
         {"type": "call-webhook", "block_document_id": block, "payload": _MESSAGE},
     )
 
@@ -113,7 +116,7 @@ def _evaluate_after(evaluate: str) -> dict[str, Any]:
     return _automation(
         "evaluate what was trained",
         f"A night that trained, and decided who is champion, starts {EVALUATE}; one that found nothing new does not.",
-        _presence(_DECIDED, {}, None),
+        _presence(_DECIDED, _EVERY_LINE, None),
         {"type": "run-deployment", "source": "selected", "deployment_id": evaluate, "parameters": {"line": _LINE_OF_EVENT}},
     )
 
@@ -132,6 +135,7 @@ def _absence(after: list[str], expect: list[str], seconds: int) -> dict[str, Any
 
 
 def _presence(expect: list[str], match: dict[str, str], deployment: str | None) -> dict[str, Any]:
+    # Each event by itself: two lines' at once are two.
     related = {"prefect.resource.role": "deployment", "prefect.resource.id": f"prefect.deployment.{deployment}"}
     return {
         "type": "event",
@@ -139,10 +143,15 @@ def _presence(expect: list[str], match: dict[str, str], deployment: str | None) 
         "match": match,
         "match_related": related if deployment else {},
         "expect": expect,
-        "for_each": ["prefect.resource.id"] if match else [],
+        "for_each": ["prefect.resource.id"],
         "threshold": 1,
         "within": 0,
     }
+
+
+def _of(night: str) -> str:
+    """Tell the nights of several lines apart; most projects have one."""
+    return "" if night == NIGHTLY else f": {night}"
 
 
 def _automation(name: str, description: str, trigger: dict[str, Any], action: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -24,23 +24,24 @@ __all__ = ["ChampionScore", "evaluate_champion"]
 
 
 class ChampionScore(BaseModel):
-    """What the champion scored, and where its history is."""
+    """What the champion scored, and where its history is; of a line without a frozen set only that there is none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    status: Literal["scored", "no frozen set"] = "scored"
     line: str
     message: str
-    model: str
-    metrics: dict[str, Any]
-    frozen: str
-    run_id: str
-    history: Path
+    model: str | None = None
+    metrics: dict[str, Any] | None = None
+    frozen: str | None = None
+    run_id: str | None = None
+    history: Path | None = None
 
 
 @flow(name="evaluate-champion", flow_run_name="{line}", persist_result=False, result_serializer="json")
 def evaluate_champion(
     line: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "experiment",
-    frozen: DatasetSpec = DatasetSpec(),  # noqa: B008
+    frozen: DatasetSpec | None = None,
     refreeze: bool = False,
     workspace: Path | None = None,
 ) -> State[ChampionScore]:
@@ -48,11 +49,15 @@ def evaluate_champion(
 
     Args:
         line: Name of the task line; by default nights name it after the experiment.
-        frozen: The labelled images that never change; its val split is scored. Pinned when it is first used.
+        frozen: The labelled images that never change; its val split is scored. Pinned when it is first given; by default
+            the set that was pinned, and where none was, nothing is scored.
         refreeze: Pin the set as it is now: earlier scores can then not be compared with later ones.
         workspace: Folder of stores, samples, models and runs; by default $HYPERCOLUMNS_HOME or the user's data folder.
     """
     config = champion_experiment(Workspace(resolve_workspace(workspace)), line, frozen)
+    if config is None:
+        result = _nothing_to_score(line)
+        return Completed(name=result.status.capitalize(), message=result.message, data=result)
     with recorded_run(config, workspace) as job:
         prepared = prepare(job)
         pinned = freeze(job, prepared, line, refreeze)
@@ -64,6 +69,11 @@ def evaluate_champion(
         result = _sum_up(line, pinned.key, scored, written.path)
     announce("champion.evaluated", line, {"model": scored.model, "mean_iu": scored.metrics["mean_iu"]})
     return Completed(message=result.message, data=result)
+
+
+def _nothing_to_score(line: str) -> ChampionScore:
+    message = f"line {line} has no frozen set: nothing was scored. Name one in `frozen`, once, and it is scored from then on"
+    return ChampionScore(status="no frozen set", line=line, message=message)
 
 
 def _sum_up(line: str, frozen: str, scored: ChampionScored, path: Path) -> ChampionScore:

@@ -11,6 +11,7 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.events import Event, emit_event
 
+from flows.automations import LINE_RESOURCE
 from hypercolumns.errors import HypercolumnsError
 
 __all__ = ["EventName", "announce", "announce_now"]
@@ -49,4 +50,4 @@ def announce_now(event: EventName, line: str, payload: dict[str, Any]) -> str:
 
 
 def _resource(line: str) -> dict[str, str]:
-    return {"prefect.resource.id": f"hypercolumns.line.{line}", "prefect.resource.name": line}
+    return {"prefect.resource.id": f"{LINE_RESOURCE}{line}", "prefect.resource.name": line}

@@ -16,7 +16,7 @@ from pydantic import Field
 from flows.artifacts import publish_report
 from flows.events import announce
 from flows.lateness import minutes_late
-from flows.nights import NightResult, came_too_late, found_nothing_new, seconds_of, sum_up
+from flows.nights import NightResult, came_too_late, found_nothing_new, not_its_line, seconds_of, sum_up
 from flows.runs import recorded_run
 from flows.stages import (
     challenge,
@@ -50,6 +50,7 @@ def nightly_retrain(
     from_scratch: bool = True,
     max_lateness_minutes: Annotated[float, Field(gt=0, le=10080)] = 120.0,
     line: Annotated[str, Field(pattern=r"^$|^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "",
+    arrived: str = "",
     workspace: Path | None = None,
     cluster: Cluster = Cluster(),  # noqa: B008
 ) -> State[NightResult]:
@@ -64,11 +65,14 @@ def nightly_retrain(
         from_scratch: Train from new weights; with warm_start too, the better one on held-out train images is taken.
         max_lateness_minutes: A run that starts later than this after its scheduled time skips itself.
         line: Name of the task line whose champion is challenged; by default the experiment's name.
+        arrived: Task line that an event said data arrived for: a night of another line skips itself. Empty for other nights.
         workspace: Folder of stores, samples, models and runs; by default $HYPERCOLUMNS_HOME or the user's data folder.
         cluster: Dask cluster that extraction and evaluation are spread over; by default the flow's own process does all of it.
     """
     night = NightSpec(promotion=promotion, checks=checks, retention=retention, warm_start=warm_start, from_scratch=from_scratch)
     line = line or config.name
+    if arrived and arrived != line:
+        return _completed(not_its_line(line, arrived))
     if (late := minutes_late()) > max_lateness_minutes:
         return _completed(came_too_late(line, late, max_lateness_minutes))
     with recorded_run(holding_out(config, night), workspace, cluster) as job:

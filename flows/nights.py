@@ -14,7 +14,7 @@ from tasks.record import finish_run
 from tasks.report import Written
 from tasks.standings import Standing
 
-__all__ = ["NightResult", "came_too_late", "found_nothing_new", "seconds_of", "sum_up"]
+__all__ = ["NightResult", "came_too_late", "found_nothing_new", "not_its_line", "seconds_of", "sum_up"]
 
 _SAID = 3
 
@@ -24,7 +24,7 @@ class NightResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    status: Literal["promoted", "kept", "nothing new", "too late"]
+    status: Literal["promoted", "kept", "nothing new", "too late", "another line"]
     line: str
     message: str
     run_id: str | None = None
@@ -58,6 +58,12 @@ def came_too_late(line: str, minutes: float, most: float) -> NightResult:
         "(max_lateness_minutes); the next night does its work. Run it by hand for now"
     )
     return NightResult(status="too late", line=line, message=message)
+
+
+def not_its_line(line: str, arrived: str) -> NightResult:
+    """Sum up a night that an event started which was meant for another."""
+    message = f"skipped: data arrived for line {arrived!r}, and these nights are of line {line!r}"
+    return NightResult(status="another line", line=line, message=message)
 
 
 def found_nothing_new(job: Job, prepared: Prepared, standing: Standing) -> NightResult:

@@ -17,7 +17,15 @@ from tasks.jobs import Job, Prepared, Stage
 from tasks.manifests import Manifest, load_manifest
 from tasks.rescore import Scored, score_model
 
-__all__ = ["ChampionScored", "FrozenSet", "champion_experiment", "note_score", "pin_frozen_set", "score_champion"]
+__all__ = [
+    "ChampionScored",
+    "FrozenSet",
+    "champion_experiment",
+    "note_score",
+    "pin_frozen_set",
+    "pinned_dataset",
+    "score_champion",
+]
 
 _SHORT = 12
 
@@ -35,8 +43,33 @@ class ChampionScored(Scored):
     model: str
 
 
-def champion_experiment(workspace: Workspace, line: str, frozen: DatasetSpec) -> ExperimentSpec:
+def pinned_dataset(workspace: Workspace, line: str) -> DatasetSpec | None:
+    """Return the frozen set that was pinned for a line, or none if none was.
+
+    Raises:
+        SpecError: it was pinned before such notes said where it is.
+    """
+    pinned = read_line(workspace, line).last("frozen")
+    if pinned is None:
+        return None
+    if "dataset" not in pinned.data:
+        raise SpecError(
+            f"line {line!r}: expected to know where the frozen set of {pinned.time:%Y-%m-%d} is, it was pinned without. "
+            "Remedy: name it once more in `frozen`"
+        )
+    return DatasetSpec.model_validate(pinned.data["dataset"])
+
+
+def champion_experiment(workspace: Workspace, line: str, frozen: DatasetSpec | None) -> ExperimentSpec | None:
     """Describe the champion of a line as an experiment on the frozen set's val split.
+
+    Args:
+        workspace: Where the line is.
+        line: Its name.
+        frozen: The set; by default the one that was pinned.
+
+    Returns:
+        None where no set is given and none was pinned.
 
     Raises:
         SpecError: the line has no champion.
@@ -44,6 +77,9 @@ def champion_experiment(workspace: Workspace, line: str, frozen: DatasetSpec) ->
     view = read_line(workspace, line)
     if view.model is None:
         raise SpecError(f"line {line!r}: expected a champion to score, it has none yet; run `hypercolumns nightly` first")
+    frozen = frozen or pinned_dataset(workspace, line)
+    if frozen is None:
+        return None
     card = ModelCard.model_validate(read_description(workspace.models / view.model))
     return ExperimentSpec(
         name=line,
@@ -56,7 +92,7 @@ def champion_experiment(workspace: Workspace, line: str, frozen: DatasetSpec) ->
 
 
 def pin_frozen_set(job: Job, prepared: Prepared, line: str, refreeze: bool = False) -> FrozenSet:
-    """Make sure that a set is the one that was pinned for a line; the first one is pinned.
+    """Make sure that a set is the one that was pinned for a line; the first one is pinned, and where it is now is kept.
 
     Args:
         job: The champion as an experiment on the set.
@@ -72,18 +108,23 @@ def pin_frozen_set(job: Job, prepared: Prepared, line: str, refreeze: bool = Fal
     split = job.spec.dataset.val_split
     digest = manifest.content_key(split, labels=True)
     pinned = read_line(job.places, line).last("frozen")
-    is_new = pinned is None or (refreeze and pinned.data["digest"] != digest)
-    if is_new:
-        note(
-            job.places, line, "frozen", {"digest": digest, "keys": {"manifest": prepared.key}, "images": prepared.images[split]}
-        )
-    elif pinned is not None and pinned.data["digest"] != digest:
+    same = pinned is not None and pinned.data["digest"] == digest
+    is_new = pinned is None or (refreeze and not same)
+    if pinned is not None and not same and not refreeze:
         path = job.places.datasets / f"{pinned.data['keys']['manifest']}.json"
         raise DatasetError(
             f"expected the frozen set {pinned.data['digest'][:_SHORT]}… of {pinned.data['images']} images, pinned on "
             f"{pinned.time:%Y-%m-%d}, got another: {_difference(load_manifest(path), manifest, split)}. Remedy: restore its "
             "files; or, with `refreeze`, pin it as it is now: earlier scores can then not be compared with later ones"
         )
+    kept = {
+        "digest": digest,
+        "keys": {"manifest": prepared.key},
+        "images": prepared.images[split],
+        "dataset": job.spec.dataset.model_dump(mode="json"),
+    }
+    if pinned is None or pinned.data != kept:
+        note(job.places, line, "frozen", kept)
     return FrozenSet(
         key=digest,
         path=prepared.path,

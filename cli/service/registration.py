@@ -10,7 +10,7 @@ from typing import Any
 from cli.service.api import Api, NotFoundError
 from cli.service.settings import POOL, ServiceSettings
 from flows.accelerator import GPU_LIMIT
-from flows.automations import TAG, automations
+from flows.automations import EVALUATE, NIGHTLY, TAG, automations
 from storage.canonical import digest
 from storage.errors import StorageError
 
@@ -46,9 +46,10 @@ def register_gpu_limit(api: Api, slots: int) -> None:
         api.post("v2/concurrency_limits/", name=GPU_LIMIT, limit=slots, active=True)
 
 
-def deployed(api: Api) -> dict[str, str]:
-    """Return the identifier of each deployment in our work pool, by name."""
-    found = api.post("deployments/filter", work_pools={"name": {"any_": [POOL]}}, limit=_PAGE)
+def deployed(api: Api, flow: str | None = None) -> dict[str, str]:
+    """Return the identifier of each deployment in our work pool, by name; of one flow, or of all."""
+    chosen = {"flows": {"name": {"any_": [flow]}}} if flow else {}
+    found = api.post("deployments/filter", work_pools={"name": {"any_": [POOL]}}, limit=_PAGE, **chosen)
     return {deployment["name"]: deployment["id"] for deployment in found}
 
 
@@ -61,7 +62,8 @@ def register_automations(api: Api, settings: ServiceSettings) -> list[str]:
         Their names.
     """
     wanted = automations(
-        deployed(api),
+        deployed(api, NIGHTLY),
+        deployed(api).get(EVALUATE),
         zombie_seconds=settings.zombie_seconds,
         timeout_hours=settings.timeout_hours,
         webhook_block=_webhook_block(api, settings.webhook),

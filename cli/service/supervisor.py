@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from cli.service.api import Api
 from cli.service.environment import client_environment, server_environment
 from cli.service.handover import abandoned_runs, hand_over
+from cli.service.pages import PageChanges
 from cli.service.processes import Child, all_processes, end_processes, flow_processes, marked_processes
 from cli.service.project import Project
 from cli.service.registration import deployed, register_automations, register_gpu_limit, register_pool
@@ -151,6 +152,7 @@ class Service:
         self._say(f"deploying the {count} deployments of {self._project.file}")
         arguments = ["prefect", "--no-prompt", "deploy", "--all"]
         environment = client_environment(self._settings)
+        changes = PageChanges(self._api, self._settings.home)
         child = Child("deploy", arguments, environment, self._settings.logs, self._project.folder)
         try:
             self._wait("prefect deploy --all", lambda: child.code == 0, _DEPLOY_SECONDS, child)
@@ -162,6 +164,8 @@ class Service:
                 f"expected every deployment of {self._project.file} in the work pool {POOL!r}, found none named "
                 f"{', '.join(sorted(missing))}. `prefect deploy --all` said:\n{child.tail()}"
             )
+        for sentence in changes.put_back():
+            self._say(sentence)
 
     def _wait_for_worker(self) -> None:
         if self._worker is not None:

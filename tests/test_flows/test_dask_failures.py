@@ -54,18 +54,22 @@ def commits(workspace):
     ]
 
 
-class Meanwhile(threading.Thread):
-    """Does something to the cluster as soon as the run has made so many commits."""
+def parts_scored(workspace):
+    return list(workspace.glob("checkpoints/*/*"))
 
-    def __init__(self, workspace, count, action):
+
+class Meanwhile(threading.Thread):
+    """Does something to the cluster as soon as the run has made so many commits, or other things."""
+
+    def __init__(self, workspace, count, action, of=commits):
         super().__init__()
-        self.workspace, self.count, self.action = workspace, count, action
+        self.workspace, self.count, self.action, self.made = workspace, count, action, of
         self.failure, self.over = None, threading.Event()
 
     def run(self):
         try:
             wait_until(
-                lambda: self.over.is_set() or len(commits(self.workspace)) >= self.count, "the first commits", seconds=120
+                lambda: self.over.is_set() or len(self.made(self.workspace)) >= self.count, "the first of them", seconds=120
             )
             assert not self.over.is_set(), "the run was over before anything could be done to it"
             self.action()
@@ -152,6 +156,20 @@ def test_a_worker_that_is_killed_costs_nothing_that_was_committed(dask, alone, w
     assert all(path.read_bytes() == content for path, content in kept)
     assert len(commits(workspace)) == _IMAGES // 2, "each shard was committed once"
     assert read_run(result.run_dir).status == "finished"
+
+
+def test_a_worker_that_is_killed_while_it_scores_changes_no_score(dask, workspace, tmp_path):
+    data = write_folder(tmp_path / "data", splits={"train": 4, "val": 32}, image_hw=(48, 64))
+    spec = tiny_spec(data, name="scored")
+    import_module("flows.train_dense").train_dense(config=spec, workspace=workspace)
+    evaluate = import_module("flows.evaluate_model").evaluate_model
+    dask.start_workers(2)
+    with Meanwhile(workspace, 2, dask.workers[0].kill, of=parts_scored):
+        spread = evaluate(config=spec, workspace=workspace, cluster=Cluster(dask_address=dask.address))
+    assert not parts_scored(workspace), "nothing of the parts is left"
+    shutil.rmtree(workspace / "evaluations")
+    alone = evaluate(config=spec, workspace=workspace)
+    assert (spread.metrics, spread.baselines) == (alone.metrics, alone.baselines)
 
 
 def test_a_scheduler_that_is_killed_ends_the_run_and_the_next_one_resumes(dask, alone, workspace, prefect_here):

@@ -26,12 +26,14 @@ def evaluated(prefect_here, tmp_path_factory):
     frozen = DatasetSpec(kind="folder", root=str(write_folder(folder / "frozen", splits={"val": 3}, seed=9)))
     spec = tiny_spec(data, name="weekly")
     night = flow("nightly_retrain")(config=spec, promotion=PROMOTION, checks=CHECKS, from_scratch=False, workspace=folder / "w")
-    weeks = [flow("evaluate_champion")(line="weekly", frozen=frozen, workspace=folder / "w") for _ in range(2)]
-    return folder, frozen, night, weeks
+    before = flow("evaluate_champion")(line="weekly", workspace=folder / "w", return_state=True)
+    # The set is named once.
+    weeks = [flow("evaluate_champion")(line="weekly", frozen=named, workspace=folder / "w") for named in (frozen, None)]
+    return folder, frozen, night, weeks, before
 
 
 def test_each_week_appends_a_score_of_the_champion_on_the_frozen_set(evaluated):
-    folder, _, night, weeks = evaluated
+    folder, _, night, weeks, _ = evaluated
     assert [week.model for week in weeks] == [night.challenger] * 2
     assert weeks[0].metrics == weeks[1].metrics
     assert weeks[0].message.startswith(f"champion {night.challenger} of weekly: mean IU ")
@@ -41,8 +43,14 @@ def test_each_week_appends_a_score_of_the_champion_on_the_frozen_set(evaluated):
     assert (view.status, set(view.timings)) == ("finished", {"prepare", "frozen set", "score", "history"})
 
 
+def test_a_line_without_a_frozen_set_is_not_scored_says_so_and_pins_nothing(evaluated):
+    before = evaluated[4]
+    assert (before.type, before.name) == ("COMPLETED", "No frozen set")
+    assert before.message.startswith("line weekly has no frozen set: nothing was scored. Name one in `frozen`")
+
+
 def test_the_history_is_a_file_of_the_run_and_an_artifact_in_the_ui(evaluated, prefect_here):
-    _, _, night, weeks = evaluated
+    _, _, night, weeks, _ = evaluated
     page = weeks[1].history.read_text(encoding="utf-8")
     assert page.count(f'mono">{night.challenger}') >= 3
     assert night.run_id in page

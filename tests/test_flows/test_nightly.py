@@ -321,6 +321,14 @@ def test_a_run_that_begins_long_after_its_time_skips_itself(team, prefect_here, 
     assert (kept["state_type"], kept["state_name"]) == ("COMPLETED", status.capitalize())
 
 
+def test_a_night_that_an_event_started_skips_itself_when_the_data_are_another_line_s(team, prefect_here):
+    state = flow()(config=team.spec(), arrived="oats", workspace=team.places.root, return_state=True)
+    assert (state.type, state.name) == ("COMPLETED", "Another line")
+    assert state.message == "skipped: data arrived for line 'oats', and these nights are of line 'weeds'"
+    assert not (team.places.root / "runs").exists()
+    assert quick(team, arrived="weeds").status == "promoted"
+
+
 def test_layers_are_those_of_the_experiment(nights):
     _, results, _, _ = nights
     assert set(read_run(results[0].run_dir).entries[0].data["spec"]["backbone"]["layers"]) == set(LAYERS)

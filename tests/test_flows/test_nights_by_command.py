@@ -1,10 +1,15 @@
 """`hypercolumns nightly` and `notify` as processes of their own against a real server."""
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
 
+from storage.champions import read_line
+from storage.runs import list_runs
+from storage.workspace import Workspace
 from tests.factories import write_folder
 from tests.pipeline_factory import python_environment, tiny_values, write_config
 from tests.test_flows.test_command_line import hypercolumns
@@ -30,6 +35,38 @@ def test_a_night_by_hand_promotes_says_so_and_finds_nothing_new_when_asked_again
     assert value["champion"]
     shown = hypercolumns("champion", "show", "by-night", "--workspace", tmp_path / "w", "--json", env=server.environment)
     assert json.loads(shown.stdout)[0]["champion"]["model"] == value["champion"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["extract", "pretrain", "train", "evaluate", "decide"])
+def test_a_night_whose_process_is_killed_is_made_up_for_by_the_next_one(server, config, tmp_path, stage):
+    places = Workspace(tmp_path / "w")
+    arguments = ("nightly", config, "nightly.promotion.min_images=2", "--workspace", places.root, "--json")
+    command = [sys.executable, "-c", "from cli.main import run; run()", *map(str, arguments)]
+    with subprocess.Popen(command, env=server.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while stage not in stages_of_the_newest(places):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    done = stages_of_the_newest(places)
+    decided = read_line(places, "by-night").model is not None
+    ran = hypercolumns(*arguments, env=server.environment)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["status"] == ("nothing new" if decided else "promoted")
+    assert decided or stage != "decide"
+    assert [entry.kind for entry in read_line(places, "by-night").entries] == ["begun", "promoted"]
+    if not decided:
+        found = stages_of_the_newest(places)
+        assert [name for name in done if not found[name]] == ["news", "data checks", "plan"], "what is committed is found"
+
+
+def stages_of_the_newest(places):
+    """Tell which stages the newest run has done, and whether it found each of them done."""
+    views = list_runs(places.runs) if places.runs.exists() else []
+    entries = views[0].entries if views else []
+    return {entry.data["name"]: entry.data["cached"] for entry in entries if entry.kind == "stage"}
 
 
 @pytest.mark.parametrize(

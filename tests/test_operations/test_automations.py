@@ -20,13 +20,18 @@ from tests.pipeline_factory import REPOSITORY, python_environment, write_config
 from tests.test_operations.conftest import long_shapes, running_up
 
 _FLOWS = """
+import time
+
 from prefect import flow
 from prefect.events import emit_event
 
 RESOURCE = {"prefect.resource.id": "hypercolumns.line.weeds", "prefect.resource.name": "weeds"}
 
 @flow(persist_result=False, result_serializer="json")
-def nightly_retrain(fail: bool = False):
+def nightly_retrain(fail: bool = False, seconds: float = 0, line: str = "weeds", arrived: str = ""):
+    if arrived and arrived != line:
+        return
+    time.sleep(seconds)
     if fail:
         raise ValueError('no "labels" to learn from')
     emit_event(event="hypercolumns.champion.kept", resource=RESOURCE)
@@ -35,38 +40,38 @@ def nightly_retrain(fail: bool = False):
 def evaluate_champion(line: str = "experiment"):
     pass
 """
+_POOL = {"work_pool": {"name": "hypercolumns"}}
+_ONE = {"limit": 1, "collision_strategy": "CANCEL_NEW"}
 _PROJECT = {
     "name": "stand-in",
     "deployments": [
-        {"name": name, "entrypoint": f"night_watch.{name.replace('-', '_')}", "work_pool": {"name": "hypercolumns"}}
-        for name in ("nightly-retrain", "evaluate-champion")
+        {"name": "nightly-retrain", "entrypoint": "night_watch.nightly_retrain", "concurrency_limit": _ONE, **_POOL},
+        {"name": "nightly-oats", "entrypoint": "night_watch.nightly_retrain", "parameters": {"line": "oats"}, **_POOL},
+        {"name": "evaluate-champion", "entrypoint": "night_watch.evaluate_champion", **_POOL},
     ],
 }
 TOKEN = "T0KEN-of-the-webhook"
-ALL = {
+ALWAYS = {
     "hypercolumns: end runs without a heartbeat",
     "hypercolumns: end cancelled runs without a heartbeat",
     "hypercolumns: cancel runs that take too long",
-    "hypercolumns: retrain when data arrives",
-    "hypercolumns: evaluate what was trained",
-    "hypercolumns: tell of a failed night",
 }
+TOLD = {"hypercolumns: tell of a failed night", "hypercolumns: tell of a failed night: nightly-oats"}
+ARRIVED = {"hypercolumns: retrain when data arrives", "hypercolumns: retrain when data arrives: nightly-oats"}
+ALL = ALWAYS | TOLD | ARRIVED | {"hypercolumns: evaluate what was trained"}
 
 
 def test_only_what_fits_the_deployments_is_described():
-    def names(deployments, block=None):
-        described = automations(deployments, zombie_seconds=120, timeout_hours=1, webhook_block=block)
+    def names(nights, evaluate=None, block=None):
+        described = automations(nights, evaluate, zombie_seconds=120, timeout_hours=1, webhook_block=block)
         return {automation["name"] for automation in described}
 
-    always = {
-        "hypercolumns: end runs without a heartbeat",
-        "hypercolumns: end cancelled runs without a heartbeat",
-        "hypercolumns: cancel runs that take too long",
-    }
-    assert names({"run-experiment": "1"}, "block") == always
-    assert names({"evaluate-champion": "1"}) == always
-    assert names({"nightly-retrain": "1"}) == always | {"hypercolumns: retrain when data arrives"}
-    assert names({"nightly-retrain": "1", "evaluate-champion": "2"}, "block") == ALL
+    two = {"nightly-retrain": "1", "nightly-oats": "3"}
+    assert names({}, None, "block") == ALWAYS
+    assert names({}, "2") == ALWAYS
+    assert names({"nightly-retrain": "1"}) == ALWAYS | {"hypercolumns: retrain when data arrives"}
+    assert names(two) == ALWAYS | ARRIVED
+    assert names(two, "2", "block") == ALL
 
 
 class _Receiver(BaseHTTPRequestHandler):
@@ -164,9 +169,9 @@ def test_a_night_that_fails_is_told_to_the_webhook_and_evaluates_nothing(up, rec
 
 @pytest.mark.slow
 def test_an_event_of_arrived_data_starts_a_night_whose_end_starts_an_evaluation(up, receiver):
-    nights = {run["id"] for run in runs_of(up, "nightly-retrain")}
+    nights, others = ({run["id"] for run in runs_of(up, name)} for name in ("nightly-retrain", "nightly-oats"))
     evaluations = {run["id"] for run in runs_of(up, "evaluate-champion")}
-    command = ["event", "emit", "hypercolumns.data.arrived", "--resource-id", "hypercolumns.data.weeds"]
+    command = ["event", "emit", "hypercolumns.data.arrived", "--resource-id", "hypercolumns.line.weeds"]
     environment = python_environment(PREFECT_API_URL=up.url, PREFECT_HOME=str(up.workspace / "client"))
     emitted = subprocess.run(
         [sys.executable, "-m", "prefect", *command], env=environment, capture_output=True, text=True, check=False
@@ -174,10 +179,29 @@ def test_an_event_of_arrived_data_starts_a_night_whose_end_starts_an_evaluation(
     assert emitted.returncode == 0, emitted.stdout + emitted.stderr
     (night,) = wait_for(lambda: {run["id"] for run in runs_of(up, "nightly-retrain")} - nights, up)
     up.wait(night, {"COMPLETED"})
+    (other,) = wait_for(lambda: {run["id"] for run in runs_of(up, "nightly-oats")} - others, up)
+    parameters = [up.api.get(f"flow_runs/{run}")["parameters"] for run in (night, other)]
+    assert parameters == [{"arrived": "weeds"}, {"arrived": "weeds", "line": "oats"}], "each sees whether it is meant"
     (evaluation,) = wait_for(lambda: {run["id"] for run in runs_of(up, "evaluate-champion")} - evaluations, up)
     up.wait(evaluation, {"COMPLETED"})
     assert up.api.get(f"flow_runs/{evaluation}")["parameters"] == {"line": "weeds"}
     assert not told_runs(receiver) & {night, evaluation}, "who succeeds is not told of"
+
+
+@pytest.mark.slow
+def test_a_night_keeps_the_next_one_away_and_is_cancelled_when_it_takes_too_long_and_its_process_ends(up, receiver):
+    long = up.trigger("nightly-retrain", seconds=900)
+    up.wait(long, {"RUNNING"})
+    process = wait_for(lambda: up.flow_process(long), up)
+    second = up.trigger("nightly-retrain")
+    up.wait(second, {"CANCELLED"})
+    assert up.api.get(f"flow_runs/{second}")["run_count"] == 0, "it never began"
+    assert up.state(long)["type"] == "RUNNING"
+    up.wait(long, {"CANCELLED"}, 72 + 90)
+    assert not process.is_running()
+    assert not told_runs(receiver) & {long, second}, "who is cancelled did not fail"
+    third = up.trigger("nightly-retrain")
+    assert up.wait(third, {"COMPLETED"}), "the place is free again"
 
 
 @pytest.mark.slow
@@ -232,6 +256,6 @@ def test_a_run_that_dies_before_its_first_heartbeat_is_ended_and_one_that_was_to
 @pytest.mark.slow
 def test_without_a_webhook_its_automation_and_its_block_are_removed(up):
     settings = ServiceSettings(up.workspace, up.workspace / "prefect", up.url, True, zombie_seconds=45, timeout_hours=0.02)
-    assert set(register_automations(up.api, settings)) == ALL - {"hypercolumns: tell of a failed night"}
-    assert {one["name"] for one in up.api.post("automations/filter")} == ALL - {"hypercolumns: tell of a failed night"}
+    assert set(register_automations(up.api, settings)) == ALL - TOLD
+    assert {one["name"] for one in up.api.post("automations/filter")} == ALL - TOLD
     assert up.api.post("block_documents/filter") == []

@@ -4,6 +4,8 @@ import time
 
 import pytest
 
+from storage.checkpoints import latest_checkpoint
+from storage.models import read_description
 from storage.runs import list_runs
 from tests.test_operations.browser import open_page, picture
 from tests.test_operations.conftest import long_shapes, tiny_shapes
@@ -19,6 +21,12 @@ def found_by(up, name):
 
 def newest(up, name):
     return next(view for view in list_runs(up.workspace / "runs") if view.spec["name"] == name)
+
+
+def epochs_kept(up):
+    """Tell after how many epochs the state of a training that goes on was kept."""
+    found = [latest_checkpoint(folder) for folder in (up.workspace / "checkpoints").glob("*")]
+    return max((checkpoint.epoch for checkpoint in found if checkpoint is not None), default=0)
 
 
 def test_cancelled_in_the_browser_a_run_ends_within_seconds_and_the_next_finds_its_stages(up):
@@ -50,6 +58,10 @@ def test_a_killed_process_crashes_its_run_at_once_and_the_same_again_finds_its_s
     config = tiny_shapes("to-kill", sample={"pixels_per_class": 5}, train={"epochs": 300})
     run = up.trigger("run-experiment", config=config)
     up.wait_until_training(run)
+    deadline = time.monotonic() + 60
+    while not (epochs := epochs_kept(up)):
+        assert time.monotonic() < deadline, up.worker_log
+        time.sleep(0.05)
     begun = time.monotonic()
     up.flow_process(run).kill()
     state = up.wait(run, {"CRASHED"}, 30)
@@ -62,6 +74,8 @@ def test_a_killed_process_crashes_its_run_at_once_and_the_same_again_finds_its_s
     stages = found_by(up, "to-kill")
     assert all(stages[name] for name in ("prepare", "extract", "sample", "pretrain"))
     assert not stages["train"]
+    (key,) = (entry.data["keys"]["train"] for entry in newest(up, "to-kill").entries if entry.data.get("name") == "train")
+    assert epochs <= read_description(up.workspace / "models" / key)["history"]["resumed_from"] < 300
 
 
 def test_data_that_is_missing_fails_the_run_with_the_reason_and_is_not_tried_again(up, tmp_path):

@@ -80,6 +80,10 @@ def test_a_night_is_triggered_by_its_form_and_the_next_one_finds_nothing_new(up)
             picture(page, f"night-{len(ended)}")
     assert ended[0] != "Nothing new"
     assert ended[1] == "Nothing new"
+    (evaluation,) = up.api.post("flow_runs/filter", deployments={"name": {"any_": ["evaluate-champion"]}})
+    assert evaluation["parameters"] == {"line": "night-by-form"}, "the night that trained started it, the other one did not"
+    up.wait(evaluation["id"], {"COMPLETED"})
+    assert up.state(evaluation["id"])["name"] == "No frozen set"
     assert read_line(Workspace(up.workspace), "night-by-form").champion is not None
 
 

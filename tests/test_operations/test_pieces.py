@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
@@ -55,18 +56,26 @@ class _Stub(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def stub():
-    """A server that answers what it is told to, and keeps what it was asked."""
+@contextmanager
+def serving_stub():
+    """Serve what it is told to answer, and keep what it was asked."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Stub)
     server.answers, server.requests = {}, []
     server.url = f"http://127.0.0.1:{server.server_port}/api"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def stub():
+    with serving_stub() as server:
+        yield server
 
 
 @pytest.fixture

@@ -164,6 +164,24 @@ def test_a_worker_that_is_killed_is_started_again_and_its_run_goes_on(tmp_path):
         assert up.wait(run, {"CANCELLED"}, 60)
 
 
+def test_a_run_that_was_started_five_times_is_crashed_and_a_worker_that_dies_again_and_again_ends_all(tmp_path):
+    with running_up(tmp_path / "workspace") as up:
+        run = up.trigger("run-experiment", config=long_shapes())
+        for start in range(1, 6):
+            wait_until(lambda start=start: up.api.get(f"flow_runs/{run}")["run_count"] == start and up.flow_process(run), 120)
+            (worker,) = up.processes("prefect", "worker")
+            worker.kill()
+        state = up.wait(run, {"CRASHED"}, 120)
+        assert "its worker died" in state["message"]
+        wait_until(lambda: up.processes("prefect", "worker"))
+        (worker,) = up.processes("prefect", "worker")
+        worker.kill()
+        assert up.process.wait(60) == 1
+        assert up.text.count("the worker ended with exit code -9; starting it again") == 5
+        assert "error: the worker ended with exit code -9, once more within 10 minutes; it printed:" in up.text
+        assert not up.processes()
+
+
 def test_a_server_that_is_killed_is_started_again_and_the_run_of_that_time_ends_well(tmp_path):
     with running_up(tmp_path / "workspace") as up:
         run = up.trigger("run-experiment", config=tiny_shapes(train={"epochs": 40}))

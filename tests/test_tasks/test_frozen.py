@@ -4,8 +4,8 @@ import pytest
 
 from hypercolumns.errors import DatasetError, SpecError
 from hypercolumns.specs import DatasetSpec
-from storage.champions import Champion, promote, read_line, rollback
-from tasks.frozen import champion_experiment, note_score, pin_frozen_set, score_champion
+from storage.champions import Champion, note, promote, read_line, rollback
+from tasks.frozen import champion_experiment, note_score, pin_frozen_set, pinned_dataset, score_champion
 from tasks.history import gather_history, write_history, write_history_files
 from tasks.jobs import Job
 from tasks.prepare import prepare_dataset
@@ -87,6 +87,20 @@ def test_a_set_that_changed_is_refused_with_what_changed_until_it_is_restored_or
     with pytest.raises(DatasetError, match="other class names"):
         evaluate(line)
     assert len([entry for entry in read_line(places, LINE).entries if entry.kind == "frozen"]) == 2
+
+
+def test_the_set_that_was_pinned_is_known_by_itself_and_where_it_was_moved_to(line, tmp_path):
+    places, spec, frozen, *_ = line
+    assert champion_experiment(places, LINE, None) is None, "none was pinned"
+    evaluate(line)
+    assert champion_experiment(places, LINE, None) == champion_experiment(places, LINE, spec)
+    moved = spec.model_copy(update={"root": str(frozen.rename(tmp_path / "moved"))})
+    again, _ = evaluate((places, moved))
+    assert not again.pinned_now
+    assert pinned_dataset(places, LINE).root == str(tmp_path / "moved")
+    note(places, LINE, "frozen", {"digest": again.key, "keys": {"manifest": "m" * 64}, "images": 4})
+    with pytest.raises(SpecError, match=r"it was pinned without\. Remedy: name it once more in `frozen`"):
+        champion_experiment(places, LINE, None)
 
 
 def test_a_line_without_a_champion_cannot_be_scored(line):

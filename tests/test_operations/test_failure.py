@@ -23,9 +23,13 @@ def newest(up, name):
     return next(view for view in list_runs(up.workspace / "runs") if view.spec["name"] == name)
 
 
-def epochs_kept(up):
-    """Tell after how many epochs the state of a training that goes on was kept."""
-    found = [latest_checkpoint(folder) for folder in (up.workspace / "checkpoints").glob("*")]
+def checkpoints(up):
+    return set((up.workspace / "checkpoints").glob("*"))
+
+
+def epochs_kept(folders):
+    """Tell after how many epochs the state of a training was kept."""
+    found = [latest_checkpoint(folder) for folder in folders]
     return max((checkpoint.epoch for checkpoint in found if checkpoint is not None), default=0)
 
 
@@ -56,10 +60,11 @@ def test_cancelled_in_the_browser_a_run_ends_within_seconds_and_the_next_finds_i
 
 def test_a_killed_process_crashes_its_run_at_once_and_the_same_again_finds_its_stages(up):
     config = tiny_shapes("to-kill", sample={"pixels_per_class": 5}, train={"epochs": 300})
+    others = checkpoints(up)
     run = up.trigger("run-experiment", config=config)
     up.wait_until_training(run)
     deadline = time.monotonic() + 60
-    while not (epochs := epochs_kept(up)):
+    while not (epochs := epochs_kept(checkpoints(up) - others)):
         assert time.monotonic() < deadline, up.worker_log
         time.sleep(0.05)
     begun = time.monotonic()

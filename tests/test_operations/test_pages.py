@@ -9,8 +9,10 @@ from cli.service.api import Api
 from cli.service.pages import PageChanges, read_settings
 from storage.errors import StorageError
 from tests.pipeline_factory import REPOSITORY, write_config
+from tests.test_operations.browser import open_page
 from tests.test_operations.conftest import running_up
 from tests.test_operations.test_pieces import serving_stub
+from tests.test_operations.test_up import wait_until
 
 _FLOW = """
 from prefect import flow
@@ -42,7 +44,10 @@ def test_what_is_set_in_the_pages_stays_over_a_restart_until_the_file_says_somet
         night = up.deployment("nightly-retrain")
         path, there = f"deployments/{night['id']}", {one["slug"]: one for one in night["schedules"]}
         assert "set in the pages" not in up.text
-        up.api.request("PATCH", f"{path}/schedules/{there['every-night']['id']}", {"active": True})
+        with open_page() as page:
+            page.goto(f"{up.said['ui']}/deployments/deployment/{night['id']}")
+            page.locator(".deployment-schedule-card", has_text="every-night").get_by_role("switch").click()
+            wait_until(lambda: schedule_of(up, "every-night")["active"])
         up.api.request("DELETE", f"{path}/schedules/{there['every-year']['id']}")
         up.api.request("POST", f"{path}/schedules", [{"schedule": {"cron": "0 12 * * 1", "timezone": "Etc/UTC"}}])
         up.api.request("PATCH", path, {"parameters": {"name": "of-the-pages", "count": 3}})
@@ -61,9 +66,14 @@ def test_what_is_set_in_the_pages_stays_over_a_restart_until_the_file_says_somet
         assert night["parameters"] == {"name": "of-the-new-file", "count": 3}
         said = 'parameters.name is as prefect.yaml says now; what was set in the pages is gone: {"value": "of-the-pages"}'
         assert said in up.text
-        (every_night,) = (one for one in night["schedules"] if one["slug"] == "every-night")
+        every_night = schedule_of(up, "every-night")
         assert (every_night["active"], every_night["schedule"]["cron"]) == (False, "45 2 * * *")
         assert len(night["schedules"]) == 3
+
+
+def schedule_of(up, slug):
+    (found,) = (one for one in up.deployment("nightly-retrain")["schedules"] if one["slug"] == slug)
+    return found
 
 
 def meaning(settings):

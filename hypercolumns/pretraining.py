@@ -22,7 +22,6 @@ from pydantic import Field
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import squeezenet1_1
 
 from hypercolumns.canvas import normalise
 from hypercolumns.datasets.shapes import FIGURE_CLASSES, GENERATOR_VERSION, figure_crops
@@ -79,6 +78,8 @@ def pretrain_backbone(
         workers: Processes that draw figures; by default one a core, 1 for none but this one.
         report: Called with a line of text after every epoch.
     """
+    from torchvision.models import squeezenet1_1
+
     start = time.perf_counter()
     images, labels = _draw(spec.crops, spec.size, spec.seed, workers)
     report(f"drew {len(images)} figures in {time.perf_counter() - start:.0f} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -27,9 +28,19 @@ class Child:
         environment: all of it.
         logs: folder of the log.
         folder: where it starts.
+        listens: whether it waits for `go`.
     """
 
-    def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str], logs: Path, folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        logs: Path,
+        folder: Path,
+        *,
+        listens: bool = False,
+    ) -> None:
         self.name, self._asked = name, False
         self.log = logs / f"{name}.log"
         if self.log.exists():
@@ -37,10 +48,10 @@ class Child:
         with self.log.open("wb") as output:
             # A session of its own: Ctrl-C in the terminal reaches us alone, and we end the others in their order.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
+                [sys.executable, *arguments],
                 env=dict(environment),
                 cwd=folder,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if listens else subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -55,6 +66,13 @@ class Child:
     def code(self) -> int | None:
         """How it ended; None while it runs."""
         return self._process.poll()
+
+    def go(self) -> None:
+        """Tell it to begin; one that is gone is not told."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(b"go\n")
+                self._process.stdin.close()
 
     def terminate(self) -> None:
         """Ask it to end; once, because a worker takes a second signal for impatience and dies without a word."""

@@ -12,10 +12,17 @@ _NAME = "prefect.yaml"
 
 @dataclass(frozen=True)
 class Project:
-    """A folder with a prefect.yaml, and the names of the deployments in it."""
+    """A folder with a prefect.yaml.
+
+    Attributes:
+        folder: the folder.
+        deployments: names of the deployments in the file.
+        modules: what their flows are imported from, where that is a module.
+    """
 
     folder: Path
     deployments: tuple[str, ...]
+    modules: tuple[str, ...] = ()
 
     @property
     def file(self) -> Path:
@@ -60,4 +67,6 @@ def _read(folder: Path) -> Project:
     names = [str(entry["name"]) for entry in entries or [] if isinstance(entry, dict) and "name" in entry]
     if not names or len(names) != len(entries or []):
         raise SpecError(f"{path}: expected `deployments`, a list of which each has a name, got {entries!r:.200}")
-    return Project(folder, tuple(names))
+    entrypoints = [str(entry.get("entrypoint", "")) for entry in entries or []]
+    modules = [point.rpartition(".")[0] for point in entrypoints if ":" not in point]
+    return Project(folder, tuple(names), tuple(dict.fromkeys(module for module in modules if module)))

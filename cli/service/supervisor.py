@@ -14,6 +14,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from cli.service.api import Api
+from cli.service.deployment import begin_deployment
 from cli.service.environment import client_environment, server_environment
 from cli.service.handover import abandoned_runs, hand_over
 from cli.service.pages import PageChanges
@@ -65,6 +66,14 @@ class Service:
             StorageError: something did not start; says what, and what it printed last.
         """
         self._end_leftovers()
+        environment = client_environment(self._settings)
+        deployment = begin_deployment(self._project, environment, self._settings.logs)
+        try:
+            self._start_with(deployment)
+        finally:
+            deployment.end(1)
+
+    def _start_with(self, deployment: Child) -> None:
         if self._settings.own_server:
             self._start_server()
         elif not self._api.healthy():
@@ -77,7 +86,7 @@ class Service:
         self._find_abandoned()
         self._hand_over("hypercolumns up was killed", _MOST_STARTS)
         self._start_worker()
-        self._deploy()
+        self._deploy(deployment)
         names = register_automations(self._api, self._settings)
         self._say(f"{len(names)} automations are registered")
         self._wait_for_worker()
@@ -136,28 +145,23 @@ class Service:
         )
         application = "prefect.server.api.server:create_app"
         where = ["--host", LOOPBACK, "--port", str(settings.port), "--timeout-graceful-shutdown", _GRACE_SECONDS]
-        arguments = ["uvicorn", "--factory", application, *where, "--log-level", "warning", "--lifespan", "on"]
+        arguments = ["-m", "uvicorn", "--factory", application, *where, "--log-level", "warning", "--lifespan", "on"]
         self._server = Child("server", arguments, server_environment(settings), settings.logs, settings.logs)
         self._wait("the Prefect server", self._api.healthy, _SERVER_SECONDS, self._server)
 
     def _start_worker(self) -> None:
         self._say(f"starting the worker {self.worker_name}")
-        arguments = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", self.worker_name]
+        arguments = ["-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", self.worker_name]
         self._worker_since = datetime.now(UTC)
         environment = client_environment(self._settings)
         self._worker = Child("worker", arguments, environment, self._settings.logs, self._settings.logs)
 
-    def _deploy(self) -> None:
+    def _deploy(self, child: Child) -> None:
         count = len(self._project.deployments)
         self._say(f"deploying the {count} deployments of {self._project.file}")
-        arguments = ["prefect", "--no-prompt", "deploy", "--all"]
-        environment = client_environment(self._settings)
         changes = PageChanges(self._api, self._settings.home)
-        child = Child("deploy", arguments, environment, self._settings.logs, self._project.folder)
-        try:
-            self._wait("prefect deploy --all", lambda: child.code == 0, _DEPLOY_SECONDS, child)
-        finally:
-            child.end(1)
+        child.go()
+        self._wait("prefect deploy --all", lambda: child.code == 0, _DEPLOY_SECONDS, child)
         missing = set(self._project.deployments) - set(deployed(self._api))
         if missing:
             raise StorageError(

@@ -1,6 +1,7 @@
 """Networks that torch.fx can trace (torchvision's classifiers and ours), cut off after the last activation that is wanted.
 
-Tracing, cutting and measuring live here; nothing is loaded and nothing is run on images.
+Tracing, cutting and measuring live here; nothing is loaded and nothing is run on images. torchvision takes as long to import as
+torch does, and is imported where a network is built, not before.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torchvision
 from torch import Tensor, fx, nn
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from hypercolumns.backbones.caffenet import CaffeNet
 from hypercolumns.backbones.presets import nearest
@@ -91,7 +90,9 @@ class Network(Protocol):
 
 def known_names() -> list[str]:
     """List the networks that can be built by `build_module`."""
-    return sorted({"caffenet", *torchvision.models.list_models(module=torchvision.models)})
+    from torchvision import models
+
+    return sorted({"caffenet", *models.list_models(module=models)})
 
 
 def build_module(name: str) -> nn.Module:
@@ -106,7 +107,9 @@ def build_module(name: str) -> nn.Module:
         )
     if name == "caffenet":
         return CaffeNet()
-    module: nn.Module = torchvision.models.get_model(name, weights=None, **_ARGUMENTS.get(name, {}))
+    from torchvision import models
+
+    module: nn.Module = models.get_model(name, weights=None, **_ARGUMENTS.get(name, {}))
     return module
 
 
@@ -178,6 +181,8 @@ class GraphNetwork:
     """A network traced by torch.fx; its activations are called by torchvision's node names."""
 
     def __init__(self, module: nn.Module) -> None:
+        from torchvision.models.feature_extraction import get_graph_node_names
+
         self.module = still(module)
         with warnings.catch_warnings():
             # Tracing in training mode, which torchvision insists on, trips over asserts that evaluation never meets.
@@ -210,6 +215,8 @@ class GraphNetwork:
         return measure_graph(self._cut(nodes), canvas_hw)
 
     def _cut(self, nodes: Sequence[str]) -> fx.GraphModule:
+        from torchvision.models.feature_extraction import create_feature_extractor
+
         for node in nodes:
             # As in torchvision, a module's path stands for its last node.
             if not any(name == node or name.startswith(f"{node}.") for name in self.names):

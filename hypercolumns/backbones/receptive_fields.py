@@ -3,6 +3,8 @@
 A field is carried from node to node while the graph runs on shapes only. Windows (convolutions, pools) enlarge it; operations
 cell by cell keep it; where branches meet it is their union; everything else (flattening, attention, means over the image) sees
 the whole image. An operation unknown here counts as seeing the whole image, so that no number is ever invented.
+
+torchvision takes as long to import as torch, and is imported where a network is looked at, not before.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules import activation
-from torchvision.ops import FrozenBatchNorm2d, Permute, SqueezeExcitation, StochasticDepth
 
 __all__ = ["IMAGE", "WHOLE", "Field", "FieldInterpreter", "Window", "grow", "merge", "module_window"]
 
@@ -111,6 +112,8 @@ class FieldInterpreter(fx.Interpreter):
         return value
 
     def _channels_axis(self, node: fx.Node) -> int:
+        from torchvision.ops import Permute
+
         # Some networks keep channels last between two permutations; everything else leaves the axes where they are.
         source = next((source for source in node.all_input_nodes if source in self.channels_axis), None)
         axis = self.channels_axis[source] if source is not None else 1
@@ -139,9 +142,6 @@ class FieldInterpreter(fx.Interpreter):
         return len(after) >= 3 and before[-2:] == after[-2:]
 
 
-_CELLWISE_MODULES = frozenset(
-    {nn.Identity, nn.LocalResponseNorm, nn.Dropout, nn.Dropout2d, nn.Linear, FrozenBatchNorm2d, StochasticDepth, Permute}
-)
 _CELLWISE_NAMES = frozenset(
     {"relu", "relu_", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "sigmoid", "tanh", "leaky_relu", "elu"}
     | {"add", "iadd", "mul", "imul", "sub", "truediv", "permute", "transpose", "contiguous", "clone", "linear"}
@@ -155,12 +155,22 @@ _RESHAPING_NAMES = frozenset(
 def _through(module: nn.Module, field: Field) -> Field:
     if isinstance(module, nn.Sequential):
         return functools.reduce(lambda reached, part: _through(part, reached), module, field)
+    from torchvision.ops import SqueezeExcitation
+
     if type(module) is SqueezeExcitation:
         return merge([field, WHOLE])
     window = module_window(module)
     if window is not None:
         return grow(field, window)
     return field if _is_cellwise(module) else WHOLE
+
+
+@functools.cache
+def _cellwise_modules() -> frozenset[type[nn.Module]]:
+    from torchvision.ops import FrozenBatchNorm2d, Permute, StochasticDepth
+
+    ours = {nn.Identity, nn.LocalResponseNorm, nn.Dropout, nn.Dropout2d, nn.Linear}
+    return frozenset(ours | {FrozenBatchNorm2d, StochasticDepth, Permute})
 
 
 def _is_cellwise(module: nn.Module) -> bool:
@@ -170,7 +180,7 @@ def _is_cellwise(module: nn.Module) -> bool:
     if kind in (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax):
         return False
     # A batch normalisation may bring its own activation along.
-    return kind.__module__ == activation.__name__ or kind in _CELLWISE_MODULES or isinstance(module, nn.BatchNorm2d)
+    return kind.__module__ == activation.__name__ or kind in _cellwise_modules() or isinstance(module, nn.BatchNorm2d)
 
 
 def module_window(module: nn.Module) -> Window | None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from hypercolumns.backbones.presets import nearest
@@ -103,9 +102,11 @@ def _find_shapes(name: str) -> Path:
 
 
 def _find_published(name: str, weights: str) -> Path:
+    from torchvision import models
+
     published: dict[str, Any] = {}
-    if name in torchvision.models.list_models(module=torchvision.models):
-        enum = torchvision.models.get_model_weights(name)
+    if name in models.list_models(module=models):
+        enum = models.get_model_weights(name)
         published = {member.name: member for member in enum}
     if weights not in published:
         choices = ", ".join(["random:SEED", f"a path ending in {'/'.join(_SUFFIXES)}", *published])

@@ -256,7 +256,7 @@ def test_processes_are_found_by_their_mark_and_ended_even_if_they_do_not_listen(
     found = settings(tmp_path)
     environment = {**os.environ, "HYPERCOLUMNS_SERVICE": found.mark, "PREFECT__FLOW_RUN_ID": "run-1"}
     environment["PYTHONPATH"] = str(tmp_path)
-    child = Child("stubborn", ["stubborn"], environment, found.logs, tmp_path)
+    child = Child("stubborn", ["-m", "stubborn"], environment, found.logs, tmp_path)
     while "ready" not in child.tail():
         assert child.code is None, child.tail()
     (process,) = marked_processes(found.mark)
@@ -266,7 +266,7 @@ def test_processes_are_found_by_their_mark_and_ended_even_if_they_do_not_listen(
     child.end(1)
     assert child.code is not None
     assert marked_processes(found.mark) == []
-    again = Child("stubborn", ["no_such_module"], environment, found.logs, tmp_path)
+    again = Child("stubborn", ["-m", "no_such_module"], environment, found.logs, tmp_path)
     while again.code is None:
         time.sleep(0.05)
     again.end(1)

@@ -66,11 +66,12 @@ def main() -> int:
     cores = torch.get_num_threads()
     figures: dict[str, Figure] = {}
     start = time.perf_counter()
-    kept_as = "bench"
+    # Rows that are measured by themselves do not take each other's place.
+    kept_as, code = f"bench-{options.only}" if options.only else "bench", 0
     try:
         _measure_chosen(options.only, cores, figures)
     except KeyboardInterrupt:
-        kept_as = "bench-interrupted"
+        kept_as, code = f"{kept_as}-interrupted", 130
     torch.set_num_threads(cores)
     checks = [_check(what, figure) for what, figure in figures.items()]
     print_checks(checks)
@@ -78,7 +79,7 @@ def main() -> int:
     reached = sum(figure.passed for figure in judged)
     print(f"{reached} of {len(judged)} targets reached in {(time.perf_counter() - start) / 60:.0f} minutes")
     print(f"kept in {write_results(kept_as, {what: _values(figure) for what, figure in figures.items()}, checks)}")
-    return 0 if kept_as == "bench" else 130
+    return code
 
 
 def _measure_chosen(only: str | None, cores: int, figures: dict[str, Figure]) -> None:

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hypercolumns.arithmetic import settle
-from hypercolumns.datasets.base import VOID
 from hypercolumns.errors import TrainingError
 from hypercolumns.geometry import grid_hw
+from hypercolumns.losses import dense_loss
 from hypercolumns.metrics.segmentation import confusion_matrix
-from hypercolumns.read_ahead import read_ahead
+from hypercolumns.read_ahead import read_ahead, read_in_turn_or_ahead
 from hypercolumns.sources import Item, MapSource
 from hypercolumns.specs import ClassWeighting, TrainSpec
 
-__all__ = ["DenseProblem", "SparseProblem", "class_weights", "mean_iu", "soft_dice_loss"]
+__all__ = ["DenseProblem", "SparseProblem", "class_weights", "mean_iu"]
 
 
 def class_weights(histograms: Int[NDArray, "n c"], weighting: ClassWeighting) -> Float[Tensor, " c"]:
@@ -61,27 +61,6 @@ def mean_iu(matrix: NDArray[np.int64]) -> float:
     if not present.any():
         return 0.0
     return float((right[present] / (truth + predicted - right)[present]).mean())
-
-
-def soft_dice_loss(logits: Float[Tensor, "b c y x"], labels: Int[Tensor, "b y x"]) -> Float[Tensor, ""]:
-    """Return one minus the mean soft Dice score over the classes present in a batch; void pixels count nowhere.
-
-    Args:
-        logits: Scores.
-        labels: Labels, 255 for void.
-
-    Source: Milletari et al., "V-Net", 3DV 2016, sec. 3, with the sum of probabilities in the denominator.
-    """
-    known = labels != VOID
-    probabilities = F.softmax(logits, dim=1) * known[:, None]
-    truth = torch.where(known, labels, 0)[:, None]
-    right = torch.gather(probabilities, 1, truth)
-    counts = logits.new_zeros(logits.shape[1]).index_add_(0, truth.reshape(-1), known.reshape(-1).to(logits.dtype))
-    overlap = logits.new_zeros(logits.shape[1]).index_add_(0, truth.reshape(-1), right.reshape(-1))
-    dice = (2 * overlap + 1) / (counts + probabilities.sum(dim=(0, 2, 3)) + 1)
-    present = counts > 0
-    # Without a labelled pixel there is nothing to miss; the sum keeps the graph.
-    return (1 - dice[present]).mean() if present.any() else probabilities.sum() * 0
 
 
 class SparseProblem:
@@ -182,32 +161,21 @@ class DenseProblem:
         self.steps = -(-len(self._train) // spec.batch)
 
     def batches(self, epoch: int) -> Iterator[_DenseBatch]:
-        """Yield batches of whole images, the next ones being read while one is trained on."""
+        """Yield batches of whole images, the next ones being read meanwhile where that pays."""
         random = np.random.default_rng([self._spec.seed, epoch])
         order = random.permutation(len(self._train))
         views = random.integers(len(self._views), size=len(order))
         items = [(self._train[i], self._views[views[k]]) for k, i in enumerate(order)]
         chunks = [tuple(items[i : i + self._spec.batch]) for i in range(0, len(items), self._spec.batch)]
-        yield from read_ahead(chunks, self._read)
+        yield from read_in_turn_or_ahead(chunks, self._read, cores_are_free=self._device.type != "cpu" or None)
 
     def loss(self, model: nn.Module, batch: _DenseBatch) -> Tensor:
-        """Return the weighted cross entropy over the batch's labelled pixels; logits are resampled to the loss stride."""
+        """Return the loss over the batch's labelled pixels (`dense_loss`); logits are resampled to the loss stride."""
         logits = model(batch.maps)
         if tuple(logits.shape[2:]) != tuple(batch.labels.shape[1:]):
             logits = F.interpolate(logits, size=batch.labels.shape[1:], mode="bilinear", align_corners=False)
-        logits = logits.float()
-        total = F.cross_entropy(
-            logits,
-            batch.labels,
-            self._weights,
-            ignore_index=VOID,
-            reduction="sum",
-            label_smoothing=self._spec.label_smoothing,
-        )
-        labelled = batch.labels[batch.labels != VOID]
-        # A batch without a labelled pixel teaches nothing, and must not be 0/0.
-        loss = total / self._weights[labelled].sum().clamp(min=torch.finfo(torch.float32).tiny)
-        return loss + self._spec.dice * soft_dice_loss(logits, batch.labels) if self._spec.dice else loss
+        spec = self._spec
+        return dense_loss(logits, batch.labels, self._weights, label_smoothing=spec.label_smoothing, dice=spec.dice)
 
     def describe(self, batch: _DenseBatch) -> str:
         """Name the images of a batch."""

@@ -83,6 +83,8 @@ class Child:
     def end(self, patience_s: float) -> None:
         """Ask it to end, and kill it when it does not."""
         self.terminate()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         try:
             self._process.wait(patience_s)
         except subprocess.TimeoutExpired:

@@ -27,8 +27,9 @@ from hypercolumns.columns import Frame, coordinate_columns, coordinate_grid, lay
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import grid_hw
 from hypercolumns.heads.context import NeighbourContext, PooledContext
-from hypercolumns.heads.products import cast, linear
+from hypercolumns.heads.products import join_as, linear
 from hypercolumns.heads.strips import StripPlan, classify_in_strips, plan_strips
+from hypercolumns.heads.widening import WideningPlan, plan_widening, widen_and_sum
 from hypercolumns.specs import HeadSpec
 
 __all__ = ["PixelConv", "PixelMLP", "convert"]
@@ -74,11 +75,12 @@ class _Classifier(nn.Module):
         weight = self.first.weight / self.std
         return weight, self.first.bias - weight @ self.mean
 
-    def _after_first(self, hidden: Tensor) -> Tensor:
+    def _after_first(self, hidden: Tensor, *, ours: bool = False) -> Tensor:
+        """Return logits of the first layer's output; one that is ours alone is written over."""
         offset = self.logit_offset.to(hidden.dtype)
         if self.second is None:
             return hidden + offset
-        hidden = F.dropout(F.relu(hidden), self.spec.dropout, self.training)
+        hidden = F.dropout(F.relu(hidden, inplace=ours), self.spec.dropout, self.training)
         return linear(hidden, self.second.weight.to(hidden.dtype), self.second.bias.to(hidden.dtype) + offset)
 
 
@@ -120,6 +122,7 @@ class PixelConv(_Classifier):
         self.dtype = dtype
         self._groups = _group_by_map(self.layers)
         self._strip_plans: dict[tuple[str, int], StripPlan] = {}
+        self._widening_plans: dict[tuple[tuple[str, ...], int, torch.dtype], WideningPlan | None] = {}
         self.context = nn.ModuleDict()
         for name, members in self._groups.items():
             if spec.context != "none" and _is_coarse(self.layers[members[0]], frame):
@@ -180,8 +183,7 @@ class PixelConv(_Classifier):
         coarse: list[tuple[LayerInfo, Tensor]] = []
         for name, members in self._groups.items():
             layer = self.layers[members[0]]
-            values, group_weight = (_joined([part[m] for m in members]) for part in (maps, slices))
-            values = cast(values, self.dtype)
+            values, group_weight = join_as([maps[m] for m in members], self.dtype), _joined([slices[m] for m in members])
             if name not in self.context and layer.map_hw[0] * layer.map_hw[1] >= height * width:
                 fine.append((resample(values, layer, self.frame, stride), group_weight))
                 continue
@@ -196,9 +198,20 @@ class PixelConv(_Classifier):
     def _at_once(
         self, bias: Tensor, fine: list[tuple[Tensor, Tensor]], coarse: list[tuple[LayerInfo, Tensor]], stride: int
     ) -> Tensor:
+        # Weights of an interpolation sum to one: the bias is added where there are the fewest cells.
+        sizes = [response.numel() for _, response in coarse]
+        smallest = sizes.index(min(sizes)) if sizes else None
         parts = [linear(values, weight) for values, weight in fine]
-        parts += [resample(response, layer, self.frame, stride) for layer, response in coarse]
-        return self._after_first(reduce(torch.add, parts) + bias)
+        responses = [response + bias if number == smallest else response for number, (_, response) in enumerate(coarse)]
+        plan = self._widening_plan([layer for layer, _ in coarse], stride)
+        if plan is not None:
+            parts.append(widen_and_sum(responses, plan))
+        else:
+            for (layer, _), response in zip(coarse, responses, strict=True):
+                parts.append(resample(response, layer, self.frame, stride))
+        if not coarse:
+            parts.append(bias)
+        return self._after_first(_summed(parts), ours=len(parts) > 1)
 
     def _in_strips(
         self, bias: Tensor, fine: list[tuple[Tensor, Tensor]], coarse: list[tuple[LayerInfo, Tensor]], stride: int
@@ -216,6 +229,14 @@ class PixelConv(_Classifier):
             None if self.second is None else self.second.weight.to(self.dtype),
             None if self.second is None else self.second.bias.to(self.dtype) + offset,
         )
+
+    def _widening_plan(self, layers: Sequence[LayerInfo], stride: int) -> WideningPlan | None:
+        if self.mean.device.type != "cpu":
+            return None
+        key = (tuple(layer.name for layer in layers), stride, self.dtype)
+        if key not in self._widening_plans:
+            self._widening_plans[key] = plan_widening(layers, self.frame, stride, self.dtype)
+        return self._widening_plans[key]
 
     def _strip_plan(self, layer: LayerInfo, stride: int) -> StripPlan:
         key = (layer.name, stride)
@@ -243,6 +264,11 @@ def convert(mlp: PixelMLP, dtype: torch.dtype = torch.float32) -> PixelConv:
     conv = PixelConv(mlp.layers, mlp.classes, mlp.spec, mlp.frame, dtype)
     conv.load_state_dict(mlp.state_dict(), strict=not conv.context)
     return conv
+
+
+def _summed(parts: Sequence[Tensor]) -> Tensor:
+    """Add tensors up; only the first sum is a new one."""
+    return reduce(Tensor.add_, parts[2:], parts[0] + parts[1]) if len(parts) > 1 else parts[0]
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

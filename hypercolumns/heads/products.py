@@ -7,6 +7,7 @@ another matter: there oneDNN reaches a third of MKL's rate on processors without
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["add_weight_gradient", "cast", "linear"]
+__all__ = ["add_weight_gradient", "join_as", "linear"]
 
 _BATCH = 16
 """Images from which on torch hands 1x1 convolutions of one thread to oneDNN; fewer go to MKL after all."""
@@ -84,11 +85,23 @@ def _convolved(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return result.permute(0, 2, 3, 1).reshape(*values.shape[:-1], len(weight))
 
 
-def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
+def _cast(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Convert a tensor; from half precision to bfloat16 by way of float32, which CPUs do at twice the speed."""
     if values.dtype == torch.float16 and dtype == torch.bfloat16:
         values = values.float()
     return values.to(dtype)
+
+
+def join_as(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Join tensors along their channels, which come last, and convert them; one that is as it should be is not copied."""
+    if len(parts) == 1:
+        return _cast(parts[0], dtype)
+    if any(part.requires_grad for part in parts):
+        return torch.cat([_cast(part, dtype) for part in parts], dim=-1)
+    joined = parts[0].new_empty((*parts[0].shape[:-1], sum(part.shape[-1] for part in parts)), dtype=dtype)
+    for part, target in zip(parts, joined.split([part.shape[-1] for part in parts], dim=-1), strict=True):
+        target.copy_(part.float() if (part.dtype, dtype) == (torch.float16, torch.bfloat16) else part)
+    return joined
 
 
 def _as_pixels(values: Float[Tensor, "*points c"], images: int = 1) -> Float[Tensor, "b c n 1"]:

@@ -6,8 +6,9 @@ import threading
 import time
 
 import pytest
+import torch
 
-from hypercolumns.read_ahead import read_ahead
+from hypercolumns.read_ahead import read_ahead, read_in_turn_or_ahead
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -40,3 +41,39 @@ def test_stopping_early_leaves_no_thread_behind():
     next(results)
     results.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+
+
+def readers(read, **options):
+    """Return the names of the threads that read the items of a list."""
+    return list(read_in_turn_or_ahead(range(8), lambda item: (read(item), threading.current_thread().name)[1], **options))
+
+
+def spin(_):
+    until = time.thread_time() + 0.005
+    while time.thread_time() < until:
+        pass
+
+
+def test_what_takes_a_core_is_read_in_its_turn_and_what_waits_is_read_ahead_after_some_tries():
+    here = threading.current_thread().name
+    assert readers(spin, cores_are_free=False) == [here] * 8
+    waiting = readers(lambda _: time.sleep(0.005), cores_are_free=False)
+    assert waiting[:3] == [here] * 3
+    assert all(name.startswith("read-ahead") for name in waiting[3:])
+
+
+def test_with_a_core_to_spare_everything_is_read_ahead(monkeypatch):
+    assert all(name.startswith("read-ahead") for name in readers(spin, cores_are_free=True))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(torch.get_num_threads() + 1), raising=False)
+    assert all(name.startswith("read-ahead") for name in readers(spin))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(torch.get_num_threads()), raising=False)
+    assert readers(spin) == [threading.current_thread().name] * 8
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_however_it_is_read_the_order_is_kept_and_an_error_comes_in_its_turn(free):
+    assert list(read_in_turn_or_ahead(range(20), lambda item: item * item, cores_are_free=free)) == [i * i for i in range(20)]
+    results = read_in_turn_or_ahead(range(-4, 3), lambda item: 1 / item, cores_are_free=free)
+    assert [next(results) for _ in range(4)] == [-0.25, 1 / -3, -0.5, -1.0]
+    with pytest.raises(ZeroDivisionError):
+        next(results)

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from cli.service.api import Api, NotFoundError
+from cli.service.deployment import begin_deployment
 from cli.service.environment import client_environment, server_environment
 from cli.service.handover import abandoned_runs, hand_over
 from cli.service.marker import running_service, take_lock, withdraw, write_marker
@@ -272,6 +273,34 @@ def test_processes_are_found_by_their_mark_and_ended_even_if_they_do_not_listen(
     again.end(1)
     assert "no_such_module" in again.tail()
     assert "ready" in (found.logs / "stubborn.log.1").read_text(encoding="utf-8"), "the last one's words are kept"
+
+
+def test_a_deployment_imports_the_flows_and_waits_until_it_is_told_to_go(tmp_path):
+    entries = [
+        {"name": "one", "entrypoint": "flows_of_mine.nightly"},
+        {"name": "two", "entrypoint": "flows_of_mine.weekly"},
+        {"name": "three", "entrypoint": "by_path.py:nightly"},
+        {"name": "four", "entrypoint": "broken_flows.nightly"},
+    ]
+    write_config(tmp_path / "prefect.yaml", {"deployments": entries})
+    (tmp_path / "flows_of_mine.py").write_text("print('imported', flush=True)", encoding="utf-8")
+    (tmp_path / "broken_flows.py").write_text("raise RuntimeError('which the deployment tells')", encoding="utf-8")
+    (tmp_path / "prefect.py").write_text("import sys; print('deploys by', sys.argv[1:])", encoding="utf-8")
+    project = find_project(tmp_path)
+    assert project.modules == ("flows_of_mine", "broken_flows")
+    child = begin_deployment(project, os.environ, tmp_path)
+    while "imported" not in child.tail():
+        assert child.code is None, child.tail()
+    time.sleep(0.2)
+    assert child.code is None, "it waits"
+    child.go()
+    while child.code is None:
+        time.sleep(0.05)
+    child.end(1)
+    assert child.tail().splitlines() == ["imported", "deploys by ['--no-prompt', 'deploy', '--all']"]
+    unwanted = begin_deployment(project, os.environ, tmp_path)
+    unwanted.end(10)
+    assert "deploys" not in unwanted.tail()
 
 
 def test_status_names_what_is_not_well_and_spells_the_rest(stub):

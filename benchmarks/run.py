@@ -73,6 +73,9 @@ def main() -> int:
     except KeyboardInterrupt:
         kept_as, code = f"{kept_as}-interrupted", 130
     torch.set_num_threads(cores)
+    if not figures:
+        print("nothing was measured: the row may need HYPERCOLUMNS_REAL_DATA=folder with data/ and weights/", file=sys.stderr)
+        return code or 2
     checks = [_check(what, figure) for what, figure in figures.items()]
     print_checks(checks)
     judged = [figure for figure in figures.values() if figure.target is not None]

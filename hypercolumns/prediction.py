@@ -35,8 +35,9 @@ def canvas_scores(model: PixelConv, source: MapSource, index: int, *, flip: bool
     return average_views(view_logits(model, read_views(source, index, flip=flip)))
 
 
+@torch.inference_mode()
 def read_views(source: MapSource, index: int, *, flip: bool = False) -> list[list[Tensor]]:
-    """Read the maps of an image; with `flip` also those of its mirror image."""
+    """Read the maps of an image; with `flip` also those of its mirror image. No gradients can be taken through them."""
     return [source.maps([(index, view)]) for view in (("identity", "hflip") if flip else ("identity",))]
 
 

@@ -72,14 +72,20 @@ class BackboneSource:
         self.canvas_hw = backbone.canvas_hw
 
     def maps(self, items: Sequence[Item]) -> list[Tensor]:
-        """Return one map per layer, each (len(items), h, w, C) in float32, in the processor's memory."""
+        """Return one map per layer, each (len(items), h, w, C), in the processor's memory.
+
+        They are float32; in inference mode what the backbone computed, uncopied, in its own type.
+        """
         batch = np.stack([flip_view(self._load(index), view) for index, view in items])
         spec = self._backbone.spec
         found = self._backbone(
             normalise(torch.from_numpy(batch), spec.mean_rgb, spec.std_rgb), [layer.name for layer in self.layers]
         )
+        maps = [found[layer.name].permute(0, 2, 3, 1) for layer in self.layers]
+        if torch.is_inference_mode_enabled():
+            return [values.to("cpu") for values in maps]
         # Copied out of inference mode: gradients of a head may then be taken through what it does with them.
-        return [found[layer.name].permute(0, 2, 3, 1).to("cpu", torch.float32, copy=True) for layer in self.layers]
+        return [values.to("cpu", torch.float32, copy=True) for values in maps]
 
     def gather(self, item: Item, points_xy: Float[Tensor, "n 2"], frame: Frame) -> Float[Tensor, "n d"]:
         """Return the hypercolumns of one image at canvas positions."""

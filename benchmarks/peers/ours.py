@@ -27,6 +27,7 @@ from benchmarks.measuring import forget
 from benchmarks.peers.ledger import MARKS, Ledger, begin, prediction_milliseconds
 from benchmarks.peers.scene import Scene
 from hypercolumns.allocator import keep_freed_memory
+from hypercolumns.arithmetic import multiplies_bfloat16
 from hypercolumns.backbones import build_backbone
 from hypercolumns.canvas import fit_image
 from hypercolumns.datasets.decoding import decode_image
@@ -42,6 +43,9 @@ __all__ = ["SPARSE", "Spent", "dense_epochs"]
 _ROOT = Path(__file__).parents[2]
 _CONFIG = _ROOT / "configs" / "camvid.yaml"
 _NO_FLIPS = "store.views=[identity]"
+_FAST = ("store.precision=bfloat16", "store.dtype=bfloat16") if multiplies_bfloat16() else ()
+"""The arithmetic of every peer that can (`gradients.fast_dtype`)."""
+
 
 SPARSE: dict[str, tuple[float, tuple[str, ...]]] = {
     "sparse stage alone, at half the size": (
@@ -107,7 +111,7 @@ def _train(name: str, overrides: tuple[str, ...], workspace: Path, scene: Scene,
         shutil.rmtree(workspace / made, ignore_errors=True)
     forget(scene.train_images[0].parents[2])
     place_of_work = ("--workspace", str(workspace))
-    overrides = (_NOTHING_TO_SCORE, *overrides)
+    overrides = (_NOTHING_TO_SCORE, *_FAST, *overrides)
     trained = _call("train", str(_CONFIG), *overrides, *place_of_work)
     timings = trained["timings"]
     ledger.note(**{f"timings, {name}": timings})

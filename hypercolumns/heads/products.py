@@ -99,7 +99,7 @@ def join_as(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     if any(part.requires_grad for part in parts):
         return torch.cat([_cast(part, dtype) for part in parts], dim=-1)
     joined = parts[0].new_empty((*parts[0].shape[:-1], sum(part.shape[-1] for part in parts)), dtype=dtype)
-    for part, target in zip(parts, joined.split([part.shape[-1] for part in parts], dim=-1), strict=True):
+    for part, target in zip(parts, torch.split(joined, [part.shape[-1] for part in parts], dim=-1), strict=True):
         target.copy_(part.float() if (part.dtype, dtype) == (torch.float16, torch.bfloat16) else part)
     return joined
 

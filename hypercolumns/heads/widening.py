@@ -92,19 +92,19 @@ class _Widened(torch.autograd.Function):
         ctx.plan, ctx.heights = plan, [response.shape[1] for response in responses]
         images, channels = len(responses[0]), responses[0].shape[-1]
         between = responses[0].new_empty(images, sum(ctx.heights), len(plan.columns[0]), channels)
-        for part, response, columns in zip(between.split(ctx.heights, 1), responses, plan.columns, strict=True):
+        for part, response, columns in zip(torch.split(between, ctx.heights, 1), responses, plan.columns, strict=True):
             _multiply_rows(columns, response, part)
         points_hw = len(plan.rows), between.shape[2]
         return torch.bmm(plan.rows.expand(images, -1, -1), between.flatten(2)).view(images, *points_hw, channels)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         plan, gradient = ctx.plan, gradients[0].contiguous()
         images, _, width, channels = gradient.shape
         between = torch.bmm(plan.rows_back.expand(images, -1, -1), gradient.flatten(2)).view(images, -1, width, channels)
         found = []
-        for part, columns in zip(between.split(ctx.heights, 1), plan.columns_back, strict=True):
+        for part, columns in zip(torch.split(between, ctx.heights, 1), plan.columns_back, strict=True):
             found.append(gradient.new_empty(images, part.shape[1], len(columns), channels))
             _multiply_rows(columns, part, found[-1])
         return None, *found

@@ -4,6 +4,7 @@ import errno
 
 import pytest
 
+from flows import stages
 from flows.resilience import is_transient
 from hypercolumns.errors import DatasetError
 from storage.errors import DiskSpaceError, LeaseLostError, StorageError
@@ -72,3 +73,10 @@ def test_a_stage_that_stumbled_is_tried_again_and_one_with_wrong_input_is_not(pr
     assert len(tried) == attempts
     noted = [entry for entry in read_run(job.run_dir).entries if entry.kind == "stage"]
     assert len(noted) == attempts - 1, "only what succeeded is noted"
+
+
+def test_every_stage_is_tried_again_with_jitter_and_never_for_good():
+    tasks = [getattr(stages, name) for name in stages.__all__ if name != "recorded_task"]
+    assert len(tasks) >= 14
+    for task in tasks:
+        assert (task.retries, task.retry_delay_seconds, task.retry_jitter_factor) == (2, [10, 60], 0.5), task.name

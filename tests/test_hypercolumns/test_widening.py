@@ -101,3 +101,13 @@ def test_a_head_gives_the_same_logits_and_gradients_either_way(monkeypatch, hidd
     torch.testing.assert_close(found[True][0], found[False][0], rtol=0.02, atol=0.03)
     for name, gradient in found[True][1].items():
         torch.testing.assert_close(gradient, found[False][1][name], rtol=0.05, atol=0.02, msg=name)
+
+
+def test_a_head_that_predicted_first_can_be_trained_afterwards():
+    conv = convert(PixelMLP(LAYERS, 4, HeadSpec(hidden=8, output_stride=4), FRAME), torch.bfloat16)
+    maps = [torch.randn(1, *layer.map_hw, layer.channels) for layer in LAYERS]
+    with torch.inference_mode():
+        predicted = conv(maps)
+    conv(maps).float().square().mean().backward()
+    assert all(parameter.grad is not None for parameter in conv.parameters())
+    torch.testing.assert_close(conv(maps).detach(), predicted.clone())

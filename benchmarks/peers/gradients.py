@@ -1,8 +1,9 @@
 """What peers trained by gradients share: batches read ahead, a schedule by the clock, averaged weights, scores at times.
 
 The rate warms up, holds, and falls to zero over the last part of the budget. What is scored on the way are averaged weights
-(an exponential moving average), which do at any time about what a finished schedule would: so a peer is not judged at 60
-seconds by weights in the middle of a ten-minute schedule.
+(an exponential moving average), so that a peer is not judged at 60 seconds by weights in the middle of a ten-minute schedule.
+The strongest of them is trained again for shorter times, each with a schedule of its own (`benchmarks.peers.run`), as this
+project is.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ class Peer:
         limit_seconds: what it may take beyond the budget, predictions included.
         packages: requirements of its own environment; empty for the project's environment.
         pinned: take the versions of `requirements.lock` for what both need.
+        share: of the budget, for which it is trained from start to end.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Peer:
     limit_seconds: float = 300.0
     packages: tuple[str, ...] = ()
     pinned: bool = True
+    share: float = 1.0
 
 
 def use_cores(count: int) -> None:
@@ -55,11 +57,12 @@ def run_peer(peer: Peer, work: Path, camvid: Path, budget_seconds: float, truth:
         python = _environment(peer, work / "environments")
     except subprocess.CalledProcessError as error:
         return Outcome(f"cannot be installed: {_last_line(str(error.stderr))}")
-    folder, log = work / "runs" / peer.module / peer.variant, work / "logs" / f"{peer.module}-{peer.variant}.txt"
+    folder, log = work / "runs" / peer.module / peer.variant, work / "logs" / f"{peer.module}-{peer.variant}-{peer.share:g}.txt"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     log.parent.mkdir(exist_ok=True)
     forget(camvid)
+    budget_seconds *= peer.share
     start = time.time()
     options = {"--out": folder, "--started": start, "--budget-seconds": budget_seconds, "--variant": peer.variant}
     command = [str(python), "-m", f"benchmarks.peers.{peer.module}", *(f"{name}={value}" for name, value in options.items())]

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.peers.columns import Taps, at_points, on_grid
-from benchmarks.peers.gradients import as_batch, fast_dtype
+from benchmarks.peers.gradients import as_batch, fast_arithmetic, fast_dtype
 from benchmarks.peers.ledger import begin, prediction_milliseconds
 from benchmarks.peers.scene import CLASSES, IMAGE_HW, VOID, Scene, read_image, read_labels
 from hypercolumns.allocator import keep_freed_memory
@@ -32,6 +32,7 @@ from hypercolumns.specs import SampleSpec
 __all__ = ["main"]
 
 _PIXELS_PER_CLASS = 18
+_BATCH = 8
 _FEW = 10_000
 
 Columns = NDArray[np.float32]
@@ -42,16 +43,28 @@ LogScores = Callable[[Columns], Columns]
 def _sample(taps: Taps, scene: Scene) -> tuple[Columns, NDArray[np.uint8], NDArray[np.float64]]:
     """Return sampled hypercolumns (m, D), their labels (m,), and the pixels of each class in the train labels."""
 
-    def read(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        return read_image(scene.train_images[index]), read_labels(scene.train_labels[index])
+    def read(first: int) -> tuple[Tensor, list[NDArray[np.uint8]]]:
+        part = slice(first, first + _BATCH)
+        return as_batch([read_image(path) for path in scene.train_images[part]]), [
+            read_labels(path) for path in scene.train_labels[part]
+        ]
 
     columns, chosen, pixels = [], [], np.zeros(CLASSES)
-    for index, (image, labels) in enumerate(read_ahead(range(len(scene.train_images)), read)):
-        points, found = sample_points(labels, str(index), SampleSpec(pixels_per_class=_PIXELS_PER_CLASS))
-        columns.append(at_points(taps(as_batch([image])), torch.from_numpy(points)).numpy())
-        chosen.append(found)
-        pixels += np.bincount(labels.ravel(), minlength=VOID + 1)[:CLASSES]
+    starts = range(0, len(scene.train_images), _BATCH)
+    for first, (images, masks) in zip(starts, read_ahead(starts, read), strict=True):
+        maps = _maps(taps, images)
+        for number, labels in enumerate(masks):
+            points, found = sample_points(labels, str(first + number), SampleSpec(pixels_per_class=_PIXELS_PER_CLASS))
+            columns.append(at_points([m[number : number + 1] for m in maps], torch.from_numpy(points)).numpy())
+            chosen.append(found)
+            pixels += np.bincount(labels.ravel(), minlength=VOID + 1)[:CLASSES]
     return np.concatenate(columns), np.concatenate(chosen), pixels
+
+
+def _maps(taps: Taps, images: Tensor) -> list[Tensor]:
+    with fast_arithmetic():
+        maps: list[Tensor] = taps(images)
+    return maps
 
 
 def _logistic(columns: Columns, labels: NDArray[np.uint8]) -> LogScores:
@@ -88,7 +101,7 @@ def _neighbours(columns: Columns, labels: NDArray[np.uint8], count: int = 20, di
 
 
 def _labels(taps: Taps, log_scores: LogScores, offset: Columns, stride: int, path: Path) -> NDArray[np.uint8]:
-    scores = log_scores(on_grid(taps(as_batch([read_image(path)])), stride).numpy()) + offset
+    scores = log_scores(on_grid(_maps(taps, as_batch([read_image(path)])), stride).numpy()) + offset
     grid: Tensor = torch.from_numpy(scores.astype(np.float32))
     grid = grid.view(1, IMAGE_HW[0] // stride, IMAGE_HW[1] // stride, CLASSES).permute(0, 3, 1, 2)
     return best_labels(functional.interpolate(grid, size=IMAGE_HW, mode="bilinear", align_corners=False)[0])

@@ -132,12 +132,14 @@ def _train_densely(workspace: Path, scene: Scene, ledger: Ledger) -> None:
     spent = _train("1 dense epoch of half the units, no flips", _FIRST_DENSE, workspace, scene, ledger)
     epoch = 2 * spent.train
     for limit in (share * ledger.budget_seconds for share in MARKS):
-        epochs, mirrored = dense_epochs(limit, spent, epoch)
-        if epochs:
-            name = f"{epochs} dense epochs" + ("" if mirrored else ", no flips")
-            overrides = (f"train.epochs={epochs}", *([] if mirrored else [_NO_FLIPS]))
+        tried = 0
+        # Again where an epoch took so much less time than was thought that half as many more end in time.
+        while (plan := dense_epochs(limit, spent, epoch))[0] >= max(1, 1.5 * tried):
+            tried, mirrored = plan
+            name = f"{tried} dense epochs" + ("" if mirrored else ", no flips")
+            overrides = (f"train.epochs={tried}", *([] if mirrored else [_NO_FLIPS]))
             found = _train(name, overrides, workspace, scene, ledger)
-            epoch = found.train / epochs
+            epoch = found.train / tried
             spent = spent if mirrored else found
 
 

@@ -19,6 +19,8 @@ from benchmarks.peers.ledger import MARKS
 from benchmarks.peers.presenting import OURS, draw_chart, judge, markdown_table
 from benchmarks.peers.processes import Peer, run_peer, use_cores
 from benchmarks.peers.scoring import Outcome, Point, Truth
+from hypercolumns.specs import ExperimentSpec
+from tasks.record import provenance
 
 __all__ = ["PEERS", "main"]
 
@@ -89,6 +91,7 @@ def _outcomes(names: list[str], work: Path, budget_seconds: float, resume: bool)
             found[name] = _read(kept)
         else:
             found[name] = run_peer(PEERS[name], work, camvid, budget_seconds, truth)
+            found[name].notes["commit"] = provenance(ExperimentSpec())["git commit"]
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps(asdict(found[name]), indent=1) + "\n", encoding="utf-8")
         outcome = found[name]

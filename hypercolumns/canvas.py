@@ -21,6 +21,8 @@ __all__ = ["IMAGENET_MEAN_RGB", "best_labels", "fit_image", "fit_mask", "flip_vi
 
 IMAGENET_MEAN_RGB = (0.485, 0.456, 0.406)
 _VOID = 255
+_CLASSES_A_THREAD = 32
+"""Up to so many, several of torch's threads find the best class sooner than numpy does with one."""
 
 
 def fit_image(
@@ -175,9 +177,15 @@ def restore_logits(logits: Float[Tensor, "c h w"], placement: Placement) -> Floa
 
 def best_labels(logits: Float[Tensor, "c h w"]) -> np.ndarray:
     """Return the best class of every pixel, uint8 (H, W); the first of several that are equal."""
-    # Numpy looks along memory that lies side by side several times faster than torch looks across it.
-    best: np.ndarray = logits.permute(1, 2, 0).contiguous().cpu().numpy().argmax(axis=-1)
-    return best.astype(np.uint8)
+    scores = logits.permute(1, 2, 0).contiguous().cpu()
+    threads = torch.get_num_threads()
+    best: np.ndarray
+    if threads > 1 and scores.shape[-1] <= _CLASSES_A_THREAD * threads:
+        best = scores.argmax(dim=-1).to(torch.uint8).numpy()
+    else:
+        # With one thread numpy is faster, and the more so the more classes there are.
+        best = scores.numpy().argmax(axis=-1).astype(np.uint8)
+    return best
 
 
 def _resample(logits: Tensor, dim: int, cells: int, canvas: int, box: tuple[int, int], pixels: int) -> Tensor:

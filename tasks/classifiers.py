@@ -87,7 +87,7 @@ def save_classifier(models_root: Path, key: str, model: nn.Module, card: ModelCa
 def load_classifier(
     kind: type[ClassifierT], path: Path, *, dtype: torch.dtype = torch.float32
 ) -> tuple[ClassifierT, ModelCard]:
-    """Load a classifier, ready to predict.
+    """Load a classifier, ready to predict: its parameters want no gradients.
 
     Args:
         kind: `PixelMLP` or `PixelConv`.
@@ -109,7 +109,7 @@ def load_classifier(
         raise TrainingError(
             f"{path}: expected the tensors of the classifier described beside them, got others: {error}"
         ) from error
-    return model.eval(), card
+    return model.eval().requires_grad_(False), card
 
 
 def load_sparse(path: Path, head: HeadSpec) -> tuple[PixelMLP, ModelCard]:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from hypercolumns.backbones.graphs import GraphNetwork, Measurement, Network, Tap, build_module
 from hypercolumns.backbones.presets import PRESETS, nearest, preset_layers
@@ -84,6 +84,8 @@ class Backbone:
             "extractor_version": EXTRACTOR_VERSION,
         }
         self._tap = tap.to(memory_format=torch.channels_last)
+        if precision == "bfloat16":
+            _round_convolutions(self._tap)
         self._subsets: dict[tuple[str, ...], Tap] = {}
         self.device = torch.device("cpu")
 
@@ -201,6 +203,14 @@ def _load(spec: BackboneSpec, source: WeightSource, nodes: tuple[str, ...], canv
     network.module.load_state_dict(fitting, strict=False, assign=True)
     network.module.requires_grad_(False)
     return network, source.sha256
+
+
+def _round_convolutions(tap: Tap) -> None:
+    """Round the weights of convolutions once, as autocast otherwise does for every batch: the maps are the same to the bit."""
+    for module in tap.modules():
+        # Of this very type: others may use their weights in other ways than by the convolution that autocast knows.
+        if type(module) is nn.Conv2d:
+            module.to(torch.bfloat16)
 
 
 def _layer_info(model: str, name: str, measured: Mapping[str, Measurement], canvas_hw: tuple[int, int]) -> LayerInfo:

@@ -1,7 +1,7 @@
 """What dense training may add to a converted classifier: a look around each cell of the coarse maps.
 
-Every addition starts at zero, so that conversion stays exact, and works on standardised maps at their native resolution, where
-it is cheap. It adds to the first layer's response before that is upsampled.
+Every addition starts at zero, so that conversion stays exact, and sees standardised maps at their native resolution, where that
+is cheap. It adds to the first layer's response before that is upsampled.
 
 Source: pooled context follows Zhao et al., "Pyramid scene parsing network", CVPR 2017, sec. 3.2, with sliding windows and the
 global mean in place of fixed bins.
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hypercolumns.heads.products import linear
+from hypercolumns.heads.remembering import Remembered
 
 __all__ = ["NeighbourContext", "PooledContext"]
 
@@ -35,9 +36,10 @@ class NeighbourContext(nn.Module):
         self.kernel = nn.Conv2d(channels, outputs, 3, padding=1, bias=False)
         nn.init.zeros_(self.kernel.weight)
 
-    def forward(self, values: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w k"]:
-        """Return the response of a standardised map: zero padding at its border stands for the mean activation."""
-        response = F.conv2d(values.permute(0, 3, 1, 2), self.kernel.weight.to(values.dtype), padding=1)
+    def forward(self, values: Float[Tensor, "b h w c"], mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> Tensor:
+        """Return the response (B, h, w, K) of a map, given its statistics: what is beyond its border counts as the mean."""
+        standard = (values - mean.to(values)) / std.to(values)
+        response = F.conv2d(standard.permute(0, 3, 1, 2), self.kernel.weight.to(values.dtype), padding=1)
         return response.permute(0, 2, 3, 1)
 
 
@@ -55,16 +57,25 @@ class PooledContext(nn.Module):
         self.whole = nn.Linear(channels, outputs, bias=False)
         nn.init.zeros_(self.windows.weight)
         nn.init.zeros_(self.whole.weight)
+        self._folded: Remembered[tuple[Tensor, ...]] = Remembered()
 
-    def forward(self, values: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w k"]:
-        """Return the response of a standardised map; windows are cut off at its border."""
+    def forward(self, values: Float[Tensor, "b h w c"], mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> Tensor:
+        """Return the response (B, h, w, K) of a map, given its statistics; windows are cut off at its border."""
+        parameters = (self.windows.weight, self.whole.weight, mean, std)
+        windows, whole, bias = self._folded.value(parameters, values.dtype, lambda: self._fold(mean, std, values.dtype))
         # A linear layer and a mean commute: its few outputs are pooled, not the map's many channels.
-        responses = linear(values, self.windows.weight.to(values.dtype)).permute(0, 3, 1, 2)
-        pooled = [
-            _window_mean(part, side) for part, side in zip(torch.chunk(responses, len(_WINDOWS), 1), _WINDOWS, strict=True)
-        ]
-        whole = linear(values.mean((1, 2), keepdim=True), self.whole.weight.to(values.dtype))
-        return torch.stack(pooled).sum(0).permute(0, 2, 3, 1) + whole
+        responses = linear(values, windows).permute(0, 3, 1, 2)
+        parts = torch.chunk(responses, len(_WINDOWS), 1)
+        total = linear(values.mean((1, 2), keepdim=True), whole, bias).permute(0, 3, 1, 2)
+        for part, side in zip(parts, _WINDOWS, strict=True):
+            total = total + _window_mean(part, side)
+        return total.permute(0, 2, 3, 1)
+
+    def _fold(self, mean: Tensor, std: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Fold the standardisation into the weights, as the mean of a constant is that constant, whatever the window."""
+        windows, whole = (layer.weight / std for layer in (self.windows, self.whole))
+        bias = torch.stack([*torch.chunk(windows @ mean, len(_WINDOWS)), whole @ mean]).sum(0).neg()
+        return windows.to(dtype), whole.to(dtype), bias.to(dtype)
 
 
 def _window_mean(maps: Tensor, side: int) -> Tensor:

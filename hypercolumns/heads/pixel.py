@@ -27,7 +27,8 @@ from hypercolumns.columns import Frame, coordinate_columns, coordinate_grid, lay
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import grid_hw
 from hypercolumns.heads.context import NeighbourContext, PooledContext
-from hypercolumns.heads.products import join_as, linear
+from hypercolumns.heads.products import add_linear, join_as, linear
+from hypercolumns.heads.remembering import Remembered
 from hypercolumns.heads.strips import StripPlan, classify_in_strips, plan_strips
 from hypercolumns.heads.widening import WideningPlan, plan_widening, widen_and_sum
 from hypercolumns.specs import HeadSpec
@@ -122,6 +123,7 @@ class PixelConv(_Classifier):
         self.dtype = dtype
         self._groups = _group_by_map(self.layers)
         self._strip_plans: dict[tuple[str, int], StripPlan] = {}
+        self._weights: Remembered[tuple[Tensor, list[Tensor]]] = Remembered()
         self._widening_plans: dict[tuple[tuple[str, ...], int, torch.dtype], WideningPlan | None] = {}
         self.context = nn.ModuleDict()
         for name, members in self._groups.items():
@@ -175,25 +177,31 @@ class PixelConv(_Classifier):
         its points, (B, y, x, C), and come with the weights still to be applied; of the others there is the response, (B, h, w,
         H), still to be upsampled.
         """
-        weight, bias = self.folded()
-        sizes = [layer.channels for layer in self.layers] + [COORDINATES] * self.spec.coordinates
-        slices = torch.split(weight.to(self.dtype), sizes, dim=1)
+        parameters = (self.first.weight, self.first.bias, self.mean, self.std)
+        bias, weights = self._weights.value(parameters, self.dtype, self._fold)
         height, width = grid_hw(self.frame.canvas_hw, stride)
         fine: list[tuple[Tensor, Tensor]] = []
         coarse: list[tuple[LayerInfo, Tensor]] = []
-        for name, members in self._groups.items():
+        for (name, members), weight in zip(self._groups.items(), weights, strict=False):
             layer = self.layers[members[0]]
-            values, group_weight = join_as([maps[m] for m in members], self.dtype), _joined([slices[m] for m in members])
+            values = join_as([maps[m] for m in members], self.dtype)
             if name not in self.context and layer.map_hw[0] * layer.map_hw[1] >= height * width:
-                fine.append((resample(values, layer, self.frame, stride), group_weight))
+                fine.append((resample(values, layer, self.frame, stride), weight))
                 continue
-            response = linear(values, group_weight)
+            response = linear(values, weight)
             if name in self.context:
-                response = response + self.context[name](self._standardised(name, values))
+                response = response + self.context[name](values, *self._statistics(members))
             coarse.append((layer, response))
         if self.spec.coordinates:
-            fine.append((coordinate_grid(self.frame.canvas_hw, stride).to(bias.device, self.dtype)[None], slices[-1]))
-        return bias.to(self.dtype), fine, coarse
+            fine.append((coordinate_grid(self.frame.canvas_hw, stride).to(bias.device, self.dtype)[None], weights[-1]))
+        return bias, fine, coarse
+
+    def _fold(self) -> tuple[Tensor, list[Tensor]]:
+        """Return the bias, and the weights of each group of maps and of the coordinates, in the type of the products."""
+        weight, bias = self.folded()
+        sizes = [sum(self.layers[m].channels for m in members) for members in self._groups.values()]
+        parts = torch.split(weight.to(self.dtype), [*sizes, *[COORDINATES] * self.spec.coordinates], dim=1)
+        return bias.to(self.dtype), [part.contiguous() for part in parts]
 
     def _at_once(
         self, bias: Tensor, fine: list[tuple[Tensor, Tensor]], coarse: list[tuple[LayerInfo, Tensor]], stride: int
@@ -201,17 +209,20 @@ class PixelConv(_Classifier):
         # Weights of an interpolation sum to one: the bias is added where there are the fewest cells.
         sizes = [response.numel() for _, response in coarse]
         smallest = sizes.index(min(sizes)) if sizes else None
-        parts = [linear(values, weight) for values, weight in fine]
         responses = [response + bias if number == smallest else response for number, (_, response) in enumerate(coarse)]
-        plan = self._widening_plan([layer for layer, _ in coarse], stride)
+        layers = [layer for layer, _ in coarse]
+        plan = self._widening_plan(layers, stride)
         if plan is not None:
-            parts.append(widen_and_sum(responses, plan))
+            parts = [widen_and_sum(responses, plan)]
         else:
-            for (layer, _), response in zip(coarse, responses, strict=True):
-                parts.append(resample(response, layer, self.frame, stride))
+            parts = [resample(part, layer, self.frame, stride) for layer, part in zip(layers, responses, strict=True)]
         if not coarse:
-            parts.append(bias)
-        return self._after_first(_summed(parts), ours=len(parts) > 1)
+            parts = [bias, *(linear(values, weight) for values, weight in fine)]
+            fine = []
+        total = _summed(parts)
+        for values, weight in fine:
+            total = add_linear(total, values, weight)
+        return self._after_first(total, ours=len(parts) + len(fine) > 1)
 
     def _in_strips(
         self, bias: Tensor, fine: list[tuple[Tensor, Tensor]], coarse: list[tuple[LayerInfo, Tensor]], stride: int
@@ -246,12 +257,10 @@ class PixelConv(_Classifier):
             self._strip_plans[key] = plan_strips(layer_axes(layer, self.frame)[0], rows, stride, self.dtype, widen)
         return self._strip_plans[key]
 
-    def _standardised(self, name: str, values: Tensor) -> Tensor:
-        members = self._groups[name]
-        # Members of a group are neighbours, so their channels are one slice of the hypercolumn.
-        start = sum(layer.channels for layer in self.layers[: members[0]])
-        mean, std = (buffer[start : start + values.shape[-1]].to(values) for buffer in (self.mean, self.std))
-        return (values - mean) / std
+    def _statistics(self, members: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the mean and the standard deviation of some neighbouring layers' channels: a slice of the hypercolumn's."""
+        start, count = (sum(layer.channels for layer in self.layers[part]) for part in (slice(members[0]), _span(members)))
+        return self.mean[start : start + count], self.std[start : start + count]
 
 
 def convert(mlp: PixelMLP, dtype: torch.dtype = torch.float32) -> PixelConv:
@@ -264,6 +273,10 @@ def convert(mlp: PixelMLP, dtype: torch.dtype = torch.float32) -> PixelConv:
     conv = PixelConv(mlp.layers, mlp.classes, mlp.spec, mlp.frame, dtype)
     conv.load_state_dict(mlp.state_dict(), strict=not conv.context)
     return conv
+
+
+def _span(numbers: Sequence[int]) -> slice:
+    return slice(numbers[0], numbers[-1] + 1)
 
 
 def _summed(parts: Sequence[Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["add_weight_gradient", "join_as", "linear"]
+__all__ = ["add_linear", "add_weight_gradient", "join_as", "linear"]
 
 _BATCH = 16
 """Images from which on torch hands 1x1 convolutions of one thread to oneDNN; fewer go to MKL after all."""
@@ -37,6 +37,19 @@ def linear(
         result: Tensor = _Linear.apply(values, weight, bias)
         return result
     return _convolved(values, weight, bias)
+
+
+def add_linear(
+    total: Float[Tensor, "b *points k"], values: Float[Tensor, "_ *points c"], weight: Float[Tensor, "k c"]
+) -> Float[Tensor, "b *points k"]:
+    """Return `total + linear(values, weight)`, one image's values for all or each its own.
+
+    Where no gradient goes through it, it may be written over `total`.
+    """
+    if torch.is_grad_enabled() or _by_convolution(values) or values.shape[:-1] != total.shape[:-1]:
+        return total + linear(values, weight)
+    total.flatten(0, -2).addmm_(values.flatten(0, -2), weight.t())
+    return total
 
 
 def add_weight_gradient(

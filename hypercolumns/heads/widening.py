@@ -1,9 +1,10 @@
 """Widen the responses of several maps to the grid and sum them up, by products of matrices.
 
-Linear interpolation along an axis is a product with a matrix that has two entries in a row. Where a processor multiplies
-bfloat16 fast, multiplying by all of its zeros too takes less time than moving large arrays about once for every map, axis and
-phase: the columns of each map are widened, its rows staying as they are, into one array of the rows of all maps; one product
-then widens the rows of all of them, and sums the maps. Measured in docs/performance.md.
+Linear interpolation along an axis is a product with a matrix that has two entries in a row. Where a processor multiplies tiles
+of bfloat16 (AMX), multiplying by all of its zeros too takes less time than moving large arrays about once for every map, axis
+and phase; with vectors of bfloat16 alone it takes twice that time. The columns of each map are widened, its rows staying as
+they are, into one array of the rows of all maps; one product then widens the rows of all of them, and sums the maps. Measured
+in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hypercolumns.arithmetic import multiplies_bfloat16
+from hypercolumns.arithmetic import multiplies_tiles
 from hypercolumns.backbones import LayerInfo
 from hypercolumns.columns import Frame, layer_axes
 from hypercolumns.geometry import AxisMap, grid_hw, grid_positions, linear_taps
@@ -48,7 +49,7 @@ class WideningPlan:
 def plan_widening(layers: Sequence[LayerInfo], frame: Frame, stride_px: int, dtype: torch.dtype) -> WideningPlan | None:
     """Plan the widening of some layers' responses, or return None where plain resampling is faster or more exact.
 
-    That is for other types than bfloat16, on processors that do not multiply it fast, where `F.interpolate` can be used, where
+    That is for other types than bfloat16, on processors that do not multiply tiles, where `F.interpolate` can be used, where
     there are too many cells, and where weights are not exact in this type.
 
     Args:
@@ -57,7 +58,7 @@ def plan_widening(layers: Sequence[LayerInfo], frame: Frame, stride_px: int, dty
         stride_px: Output stride.
         dtype: Type of the responses.
     """
-    if dtype != torch.bfloat16 or not layers or not multiplies_bfloat16():
+    if dtype != torch.bfloat16 or not layers or not multiplies_tiles():
         return None
     height, width = grid_hw(frame.canvas_hw, stride_px)
     axes = [layer_axes(layer, frame) for layer in layers]

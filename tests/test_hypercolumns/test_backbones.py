@@ -148,6 +148,16 @@ def test_a_backbone_is_frozen_and_leaves_its_images_alone(squeezenet, images):
     assert not any(value.requires_grad for value in maps.values())
 
 
+def test_weights_that_are_rounded_once_give_the_bits_of_those_that_autocast_rounds_each_time(images):
+    rounded = build_backbone(SQUEEZENET, (64, 96), precision="bfloat16")
+    plain = build_backbone(SQUEEZENET, (64, 96))
+    assert any(parameter.dtype == torch.bfloat16 for parameter in rounded._tap.parameters())
+    plain.precision = "bfloat16"
+    expected = plain(images)
+    for name, value in rounded(images).items():
+        assert torch.equal(value, expected[name]), name
+
+
 def test_bfloat16_gives_maps_of_that_type_near_the_float32_ones(images, squeezenet):
     rough = build_backbone(SQUEEZENET, (64, 96), precision="bfloat16")(images)
     exact = squeezenet(images)

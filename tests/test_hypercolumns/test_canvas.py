@@ -207,3 +207,16 @@ def test_the_best_label_is_the_first_of_the_largest_logits_however_they_lie_in_m
     found = best_labels(logits)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("classes", [2, 40, 70])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_best_label_is_the_same_whoever_looks_for_it(classes, threads):
+    logits = torch.randint(0, 4, (classes, 37, 41), generator=torch.Generator().manual_seed(0)).float()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = best_labels(logits)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found, logits.numpy().argmax(0))

@@ -164,12 +164,14 @@ def test_pooled_context_is_the_mean_over_windows_cut_off_at_the_border(map_hw):
     with torch.no_grad():
         for weight in context.parameters():
             weight.normal_()
+        mean, std = torch.randn(2), torch.rand(2) + 0.3
         values = torch.randn(1, height, width, 2)
-        found = context(values)
+        found = context(values, mean, std)
+        standard = (values - mean) / std
         for y in range(height):
             for x in range(width):
                 means = [
-                    values[0, max(0, y - r) : y + r + 1, max(0, x - r) : x + r + 1].double().mean((0, 1)) for r in (2, 5, 100)
+                    standard[0, max(0, y - r) : y + r + 1, max(0, x - r) : x + r + 1].double().mean((0, 1)) for r in (2, 5, 100)
                 ]
                 weights = [*torch.chunk(context.windows.weight.double(), 2), context.whole.weight.double()]
                 expected = sum(weight @ mean for weight, mean in zip(weights, means, strict=True))
@@ -204,6 +206,39 @@ def test_bfloat16_is_close_and_keeps_almost_every_class(alignment, context):
     exact, close = single(maps), half(maps)
     assert relative_difference(close, exact) < 0.05
     assert (close.argmax(1) == exact.argmax(1)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("name", ["first.weight", "first.bias", "mean", "std", "context.group2.windows.weight"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_remembered_of_weights_is_forgotten_when_they_change(name, dtype):
+    layers = (*LAYERS[:3], make_layer("coarse", 6, (2, 3), (16.0, 16.0), (8.0, 8.0)), LAYERS[4])
+    conv = convert(make_mlp(layers=layers, hidden=8, context="pool"), dtype).eval().requires_grad_(False)
+    maps = MemorySource(layers, CANVAS).maps([(0, "identity")])
+    with torch.inference_mode():
+        before = conv(maps)
+        assert torch.equal(conv(maps), before)
+    with torch.no_grad():
+        conv.state_dict()[name].add_(0.5)
+    fresh = PixelConv(layers, 4, conv.spec, conv.frame, dtype).eval()
+    fresh.load_state_dict(conv.state_dict())
+    with torch.inference_mode():
+        after = conv(maps)
+        assert not torch.equal(after, before)
+        assert torch.equal(after, fresh(maps))
+    conv.requires_grad_()(maps).sum().backward()
+    assert conv.first.weight.grad.abs().max() > 0
+
+
+def test_nothing_is_remembered_of_weights_that_a_fused_optimiser_may_change_without_a_trace():
+    conv = convert(make_mlp(hidden=8))
+    optimiser = torch.optim.AdamW(conv.parameters(), lr=0.1, fused=True)
+    maps = MemorySource(LAYERS, CANVAS).maps([(0, "identity")])
+    conv(maps).square().sum().backward()
+    with torch.inference_mode():
+        before = conv(maps)
+    optimiser.step()
+    with torch.inference_mode():
+        assert not torch.equal(conv(maps), before)
 
 
 def test_stored_half_precision_maps_are_classified_as_what_they_hold():

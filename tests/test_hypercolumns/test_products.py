@@ -74,3 +74,21 @@ def test_a_part_of_a_weight_s_gradient_is_added_to_it(dtype, gradients):
     products.add_weight_gradient(total, outputs, inputs)
     expected = 1 + torch.einsum("xyk,xyc->kc", outputs.float(), inputs.float())
     torch.testing.assert_close(total.float(), expected, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_product_is_added_to_what_is_there_and_written_over_it_where_no_gradient_goes_through(dtype, images):
+    torch.manual_seed(0)
+    total, values, weight = (torch.randn(*size).to(dtype) for size in ((2, 3, 4, 5), (images, 3, 4, 6), (5, 6)))
+    expected = total.double() + values.double() @ weight.double().T
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.05}
+    kept = total.clone()
+    found = products.add_linear(total, values, weight.requires_grad_())
+    torch.testing.assert_close(found.double(), expected, **tolerance)
+    assert torch.equal(total, kept)
+    found.sum().backward()
+    torch.testing.assert_close(weight.grad.double(), values.double().sum((0, 1, 2)).expand(5, 6) * (2 // images), **tolerance)
+    with torch.inference_mode():
+        found = products.add_linear(total, values, weight)
+    torch.testing.assert_close(found.double(), expected, **tolerance)

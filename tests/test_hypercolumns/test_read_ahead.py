@@ -77,3 +77,16 @@ def test_however_it_is_read_the_order_is_kept_and_an_error_comes_in_its_turn(fre
     assert [next(results) for _ in range(4)] == [-0.25, 1 / -3, -0.5, -1.0]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_torchs_threads_are_shared_out_among_those_that_compute_and_given_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert list(read_ahead(range(6), lambda _: torch.get_num_threads(), threads=2, torch_threads=1)) == [1] * 6
+        assert torch.get_num_threads() == 3
+        results = read_ahead(range(6), lambda _: torch.get_num_threads())
+        assert next(results) == 3, "whoever comes later has all of them again"
+        results.close()
+    finally:
+        torch.set_num_threads(before)

@@ -22,7 +22,7 @@ LAYERS = (
 @pytest.fixture(autouse=True)
 def fast_bfloat16(monkeypatch):
     """Take the form on processors, too, that it is not made for."""
-    monkeypatch.setattr(widening, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(widening, "multiplies_tiles", lambda: True)
 
 
 def responses(dtype=torch.bfloat16, images=2, channels=6):
@@ -78,7 +78,7 @@ def test_other_types_resized_maps_inexact_weights_and_many_cells_are_resampled_p
     monkeypatch.setattr(widening, "_MOST_CELLS", 24)
     assert plan_widening(LAYERS, FRAME, 4, torch.bfloat16) is None
     monkeypatch.setattr(widening, "_MOST_CELLS", 512)
-    monkeypatch.setattr(widening, "multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(widening, "multiplies_tiles", lambda: False)
     assert plan_widening(LAYERS, FRAME, 4, torch.bfloat16) is None
 
 
@@ -92,7 +92,7 @@ def test_a_head_gives_the_same_logits_and_gradients_either_way(monkeypatch, hidd
     maps = [torch.randn(2, *layer.map_hw, layer.channels, generator=generator) for layer in LAYERS]
     found = {}
     for fast in (True, False):
-        monkeypatch.setattr(widening, "multiplies_bfloat16", lambda fast=fast: fast)
+        monkeypatch.setattr(widening, "multiplies_tiles", lambda fast=fast: fast)
         conv = convert(mlp, torch.bfloat16)
         logits = conv(maps)
         assert [plan is not None for plan in conv._widening_plans.values()] == [fast]

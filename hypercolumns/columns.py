@@ -85,25 +85,37 @@ def point_taps(
         Flat cell numbers y·w + x (layers, n, 4) and their weights (layers, n, 4), which sum to one.
     """
     # All layers and both axes at once: for a few points the number of operations is what takes time.
-    scale, shift, cells, width = (part.to(points_xy.device) for part in _axes_table(tuple(layers), frame))
-    coordinate = (points_xy.to(torch.float64) * scale + shift).clamp(min=0).minimum(cells - 1)
-    lower = coordinate.floor().minimum((cells - 2).clamp(min=0))
-    upper_weight = coordinate - lower
-    upper = (lower + 1).minimum(cells - 1)
-    (left, top), (right, bottom) = (ends.long().unbind(-1) for ends in (lower, upper))
-    top, bottom = top * width, bottom * width
-    taps = torch.stack([top + left, top + right, bottom + left, bottom + right], dim=-1)
-    weights = torch.stack([1 - upper_weight, upper_weight], dim=-1)
-    return taps, (weights[..., 1, :, None] * weights[..., 0, None, :]).flatten(-2).float()
+    axes, neighbours = (part.to(points_xy.device) for part in _axes_table(tuple(layers), frame))
+    scale, shift, last, last_lower, pitch = axes
+    coordinate = (points_xy.to(torch.float64) * scale + shift).clamp(min=0).minimum(last)
+    lower = coordinate.floor().minimum(last_lower)
+    cells = (lower * pitch).sum(-1, keepdim=True) + neighbours
+    first, growth = _SHARES.to(points_xy.device)
+    along_x, along_y = (first + growth * (coordinate - lower).unsqueeze(-2)).unbind(-1)
+    return cells.long(), (along_x * along_y).float()
+
+
+_SHARES = torch.tensor([[[1, 1], [0, 1], [1, 0], [0, 0]], [[-1, -1], [1, -1], [-1, 1], [1, 1]]], dtype=torch.float64)
+"""The shares that the four cells have of a point on the first one, along x and y, and by how much they grow up to the next."""
 
 
 @lru_cache(maxsize=64)
-def _axes_table(layers: tuple[LayerInfo, ...], frame: Frame) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tabulate the layers' axes: scale, shift and cells (layers, 1, 2), x before y, and the maps' widths (layers, 1)."""
-    axes = [layer_axes(layer, frame)[::-1] for layer in layers]
-    table = torch.tensor([[[axis.scale, axis.shift, axis.cells] for axis in pair] for pair in axes], dtype=torch.float64)
-    scale, shift, cells = table.reshape(len(layers), 1, 2, 3).unbind(-1)
-    return scale, shift, cells, cells[..., 0].long()
+def _axes_table(layers: tuple[LayerInfo, ...], frame: Frame) -> tuple[Tensor, Tensor]:
+    """Tabulate the layers' axes, x before y.
+
+    Returns:
+        Scale, shift, last cell, last cell that has a next one (or the only cell), and by how much a flat cell number grows with
+        the cell (5, layers, 1, 2); what the four cells around a point add to the first one's number (layers, 1, 4).
+    """
+    rows, neighbours = [], []
+    for layer in layers:
+        y, x = layer_axes(layer, frame)
+        pitch = (1, x.cells)
+        rows.append([[a.scale, a.shift, a.cells - 1, max(a.cells - 2, 0), p] for a, p in zip((x, y), pitch, strict=True)])
+        right, below = min(x.cells - 1, 1), min(y.cells - 1, 1) * x.cells
+        neighbours.append([0, right, below, below + right])
+    table = torch.tensor(rows, dtype=torch.float64).reshape(len(layers), 1, 2, 5)
+    return table.movedim(-1, 0).contiguous(), torch.tensor(neighbours, dtype=torch.float64).reshape(len(layers), 1, 4)
 
 
 def gather(
@@ -128,14 +140,16 @@ def gather(
     for values, layer in zip(maps, layers, strict=True):
         _check_map(values.shape[:2], layer)
     cells, weights = point_taps(points_xy, layers, frame)
-    columns = [_gather_cells(m.flatten(0, 1), c, w) for m, c, w in zip(maps, cells, weights, strict=True)]
+    # Where each point's cells begin: torch would reckon it again for every layer.
+    starts = torch.arange(0, 4 * len(points_xy), 4, device=points_xy.device)
+    columns = [_gather_cells(m.flatten(0, 1), c, w, starts) for m, c, w in zip(maps, cells, weights, strict=True)]
     return torch.cat([torch.empty(len(points_xy), 0, device=points_xy.device), *columns], dim=1)
 
 
-def _gather_cells(values: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
+def _gather_cells(values: Tensor, cells: Tensor, weights: Tensor, starts: Tensor) -> Tensor:
     """Sum four cells (n, 4) of a flat map (h·w, C) with their weights, in float32."""
     if values.dtype == torch.float32:
-        return F.embedding_bag(cells, values, per_sample_weights=weights, mode="sum")
+        return F.embedding_bag(cells.flatten(), values, starts, per_sample_weights=weights.flatten(), mode="sum")
     return weigh(values[cells.reshape(-1)], weights)
 
 

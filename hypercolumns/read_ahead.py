@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -21,7 +22,9 @@ _TRIED = 3
 """Items that are read in their turn to see how much of the time of reading is waiting."""
 
 
-def read_ahead(work: Iterable[T], read: Callable[[T], R], *, threads: int = 1, ahead: int = 2) -> Iterator[R]:
+def read_ahead(
+    work: Iterable[T], read: Callable[[T], R], *, threads: int = 1, ahead: int = 2, torch_threads: int | None = None
+) -> Iterator[R]:
     """Yield `read(item)` of each item, in order, while threads read the next ones.
 
     Args:
@@ -29,8 +32,11 @@ def read_ahead(work: Iterable[T], read: Callable[[T], R], *, threads: int = 1, a
         read: Called in one of the threads; what it raises is raised in the item's turn.
         threads: How many of them.
         ahead: How many results may wait to be taken.
+        torch_threads: How many of torch's threads each of them uses, where it does more than read; by default all that are set.
     """
-    executor = ThreadPoolExecutor(threads, thread_name_prefix="read-ahead")
+    total = torch.get_num_threads()
+    initializer = None if torch_threads is None else partial(torch.set_num_threads, torch_threads)
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="read-ahead", initializer=initializer)
     pending: deque[Future[R]] = deque()
     try:
         for item in work:
@@ -42,6 +48,9 @@ def read_ahead(work: Iterable[T], read: Callable[[T], R], *, threads: int = 1, a
     finally:
         # Whoever stops taking results early does not wait for those that were not begun.
         executor.shutdown(wait=True, cancel_futures=True)
+        if torch_threads is not None:
+            # Torch remembers for the whole process what any thread sets last.
+            torch.set_num_threads(total)
 
 
 def read_in_turn_or_ahead(work: Iterable[T], read: Callable[[T], R], *, cores_are_free: bool | None = None) -> Iterator[R]:

@@ -138,9 +138,9 @@ def _sum_rows(store: FeatureStore, layer: str, first_row: int, rows: Sequence[in
 
     def cells_of(row: int) -> Tensor:
         values = torch.from_numpy(reader.read(layer, [row])[0])
-        return values.reshape(-1, values.shape[-1]).float()
+        return values.reshape(-1, values.shape[-1])
 
-    first = cells_of(first_row)
+    first = cells_of(first_row).float()
     shift = first.mean(dim=0)
     total = torch.zeros(len(shift), dtype=torch.float64)
     if crossed:
@@ -150,7 +150,7 @@ def _sum_rows(store: FeatureStore, layer: str, first_row: int, rows: Sequence[in
             products.addmm_(centred[0].T, centred[0])
     else:
         products = torch.zeros(len(shift), dtype=torch.float64)
-        for part, squares in _ahead(rows, lambda row: _moments(cells_of(row).sub_(shift))):
+        for part, squares in _ahead(rows, lambda row: _moments(cells_of(row).float().sub_(shift))):
             total += part
             products += squares
     return RowSums(len(rows) * len(first), shift.double().numpy(), total.numpy(), products.numpy())
@@ -161,7 +161,8 @@ def _moments(centred: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ahead(rows: Sequence[int], read: Callable[[int], tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
-    return read_ahead(rows, read, threads=_THREADS, ahead=2 * _THREADS)
+    # A thread a row, side by side: torch's own threads would wait for each other at the end of each small operation.
+    return read_ahead(rows, read, threads=_THREADS, ahead=2 * _THREADS, torch_threads=1)
 
 
 def _ranges(rows: Iterable[int]) -> Iterator[tuple[int, int]]:

@@ -12,16 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.measuring import Figure, interleaved, ratio
+from hypercolumns.arithmetic import multiplies_bfloat16
 from hypercolumns.backbones import LayerInfo, build_backbone
 from hypercolumns.columns import Frame, gather, stack
 from hypercolumns.heads import PixelMLP, convert
 from hypercolumns.specs import BackboneSpec, HeadSpec
 
-__all__ = ["dense_heads", "peak_memory", "sparse_gather"]
+__all__ = ["dense_heads", "peak_memory", "sparse_gather", "training_step"]
 
 CLASSES = 21
 CANVAS = (224, 224)
 FRAME = Frame(CANVAS)
+_STREET = (360, 480)
 _HIDDEN = (0, 64, 256, 512)
 _FORWARD = (15.0, 12.0, 9.0, 8.0)
 _BOTH = (10.0, 9.0, 7.0, 6.0)
@@ -36,8 +38,9 @@ def vgg_maps() -> tuple[tuple[LayerInfo, ...], list[Tensor]]:
 
 
 def sparse_gather() -> list[Figure]:
-    """Gather 8 and 63 hypercolumns of an image, against upsampling, stacking and indexing."""
+    """Gather 8 and 63 hypercolumns of an image, against upsampling, stacking and indexing, and against sampling each map."""
     layers, maps = vgg_maps()
+    native = [m.permute(0, 3, 1, 2) for m in maps]
     figures = []
     for count in (8, 63):
         cells = torch.randint(0, CANVAS[0] * CANVAS[1], (count,))
@@ -49,10 +52,20 @@ def sparse_gather() -> list[Figure]:
         def plain(cells: Tensor = cells) -> Tensor:
             return stack(maps, layers, FRAME).reshape(-1, sum(layer.channels for layer in layers))[cells]
 
-        difference = float((ours() - plain()).abs().max() / plain().abs().max())
+        def sampled(points: Tensor = points) -> Tensor:
+            grid = (points.float() / torch.tensor(CANVAS[::-1]) * 2 - 1)[None, None]
+            found = [F.grid_sample(m, grid, padding_mode="border", align_corners=False)[0, :, 0].T for m in native]
+            return torch.cat(found, dim=1)
+
+        expected = plain()
+        differences = [float((found() - expected).abs().max() / expected.abs().max()) for found in (ours, sampled)]
         # A call of ours is too short to be timed by itself.
-        many, few = interleaved(lambda f=ours: _repeat(f, 100), lambda f=plain: _repeat(f, 2))
-        figures.append(ratio(f"sparse gather of {count} pixels", 1000, many / 100, few / 2, difference=difference))
+        many, some, few = interleaved(
+            lambda f=ours: _repeat(f, 100), lambda f=sampled: _repeat(f, 20), lambda f=plain: _repeat(f, 2)
+        )
+        details = {"difference": differences[0], "grid_sample_difference": differences[1]}
+        figures.append(ratio(f"sparse gather of {count} pixels", 1000, many / 100, few / 2, **details))
+        figures.append(ratio(f"sparse gather of {count} pixels, against grid_sample", None, many / 100, some / 20))
     return figures
 
 
@@ -66,6 +79,30 @@ def dense_heads() -> list[Figure]:
         times = interleaved(lambda f=ours: _train(f), lambda f=plain: _train(f))
         figures.append(ratio(f"dense head, hidden {hidden}: forward + backward", both_target, *times))
     return figures
+
+
+def training_step() -> list[Figure]:
+    """Forward, loss and gradients at CamVid's sizes, in the arithmetic that `automatic` chooses, against the stacked form."""
+    dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
+    backbone = build_backbone(BackboneSpec(name="squeezenet1_1", weights="random:0"), _STREET)
+    found = backbone(torch.randn(2, 3, *_STREET))
+    layers, maps = backbone.layers, [found[layer.name].permute(0, 2, 3, 1).to(dtype).clone() for layer in backbone.layers]
+    spec = HeadSpec(hidden=256, output_stride=4, alignment="receptive_field", context="none")
+    conv = convert(PixelMLP(layers, CLASSES, spec, Frame(_STREET, spec.alignment)), dtype)
+    plain = _plain_head(sum(layer.channels for layer in layers), spec.hidden).to(dtype, memory_format=torch.channels_last)
+    native = [m.permute(0, 3, 1, 2) for m in maps]
+    grid = (_STREET[0] // spec.output_stride, _STREET[1] // spec.output_stride)
+    labels = torch.randint(0, CLASSES, (2, *grid))
+
+    def ours() -> None:
+        F.cross_entropy(conv(maps).float(), labels).backward()  # type: ignore[no-untyped-call]
+
+    def stacked() -> None:
+        columns = torch.cat([F.interpolate(m, size=grid, mode="bilinear", align_corners=False) for m in native], dim=1)
+        F.cross_entropy(plain(columns).float(), labels).backward()  # type: ignore[no-untyped-call]
+
+    name = f"dense step of two images, 480x360, {str(dtype).removeprefix('torch.')}, hidden 256, stride 4"
+    return [ratio(name, None, *interleaved(ours, stacked))]
 
 
 def peak_memory() -> list[Figure]:

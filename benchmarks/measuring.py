@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "DiskLimit",
     "Figure",
-    "disk_read_seconds",
-    "disk_write_seconds",
     "forget",
     "interleaved",
     "ratio",
@@ -25,7 +24,7 @@ __all__ = [
 ]
 
 REPEATS = 5
-_BLOCK = 1 << 22
+_BLOCKS = (1 << 21, 1 << 23)
 _DISK_THREADS = 4
 
 
@@ -87,41 +86,54 @@ def forget(folder: Path) -> None:
             os.close(descriptor)
 
 
-def disk_write_seconds(folder: Path, count: int) -> float:
-    """Write `count` bytes with four threads, past the page cache, and have the disk keep them."""
+class DiskLimit:
+    """The disk's own speed: the same bytes moved past the page cache by four threads that do nothing else.
 
-    def write(number: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_DIRECT
-        descriptor = os.open(folder / f"limit-{number}", flags, 0o600)
-        for offset in range(0, count // _DISK_THREADS // _BLOCK * _BLOCK, _BLOCK):
-            os.pwrite(descriptor, blocks[number], offset)
+    Args:
+        folder: On the disk.
+        count: How many bytes.
+        block: How many at a time; which is the fastest depends on the disk.
+    """
+
+    def __init__(self, folder: Path, count: int, block: int) -> None:
+        self._paths = [folder / f"limit-{block}-{number}" for number in range(_DISK_THREADS)]
+        self._offsets = range(0, count // _DISK_THREADS // block * block, block)
+        self._blocks = [mmap.mmap(-1, block) for _ in range(_DISK_THREADS)]
+        for memory in self._blocks:
+            memory.write(os.urandom(block))
+
+    @classmethod
+    def of_blocks(cls, folder: Path, count: int) -> list[DiskLimit]:
+        """Return one of small and one of large blocks."""
+        return [cls(folder, count, block) for block in _BLOCKS]
+
+    def clear(self) -> None:
+        """Remove what was written: files are written anew, as a store's are."""
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+
+    def write(self) -> None:
+        """Write the bytes and have the disk keep them."""
+        _in_threads(self._write)
+
+    def read(self) -> None:
+        """Read what was written."""
+        _in_threads(self._read)
+
+    def _write(self, number: int) -> None:
+        descriptor = os.open(self._paths[number], os.O_WRONLY | os.O_CREAT | os.O_DIRECT, 0o600)
+        for offset in self._offsets:
+            os.pwrite(descriptor, self._blocks[number], offset)
         os.fdatasync(descriptor)
         os.close(descriptor)
 
-    blocks = [mmap.mmap(-1, _BLOCK) for _ in range(_DISK_THREADS)]
-    for block in blocks:
-        block.write(os.urandom(_BLOCK))
-    for path in folder.glob("limit-*"):
-        path.unlink()
-    return _in_threads(write)
-
-
-def disk_read_seconds(folder: Path) -> float:
-    """Read what `disk_write_seconds` wrote, with four threads, past the page cache."""
-
-    def read(number: int) -> None:
-        path = folder / f"limit-{number}"
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
-        for offset in range(0, path.stat().st_size, _BLOCK):
-            os.preadv(descriptor, [blocks[number]], offset)
+    def _read(self, number: int) -> None:
+        descriptor = os.open(self._paths[number], os.O_RDONLY | os.O_DIRECT)
+        for offset in self._offsets:
+            os.preadv(descriptor, [self._blocks[number]], offset)
         os.close(descriptor)
 
-    blocks = [mmap.mmap(-1, _BLOCK) for _ in range(_DISK_THREADS)]
-    return _in_threads(read)
 
-
-def _in_threads(work: Callable[[int], None]) -> float:
+def _in_threads(work: Callable[[int], None]) -> None:
     with ThreadPoolExecutor(_DISK_THREADS) as executor:
-        start = time.perf_counter()
         list(executor.map(work, range(_DISK_THREADS)))
-        return time.perf_counter() - start

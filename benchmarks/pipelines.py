@@ -18,19 +18,22 @@ import yaml
 from benchmarks.measuring import Figure, interleaved, ratio, scratch
 from hypercolumns.arithmetic import multiplies_bfloat16
 from hypercolumns.backbones import Backbone, build_backbone
-from hypercolumns.canvas import normalise
-from hypercolumns.columns import Frame
+from hypercolumns.canvas import fit_image, normalise
+from hypercolumns.columns import Frame, gather
+from hypercolumns.geometry import place
 from hypercolumns.heads import PixelMLP, convert
+from hypercolumns.prediction import segment
 from hypercolumns.problems import DenseProblem
 from hypercolumns.sources import BackboneSource, MapSource
-from hypercolumns.specs import BackboneSpec, ExperimentSpec, HeadSpec, Precision, TrainSpec, parse_spec
+from hypercolumns.specs import BackboneSpec, CanvasSpec, ExperimentSpec, HeadSpec, Precision, TrainSpec, parse_spec
+from tasks.classifiers import torch_dtype
 from tasks.extract import extract_features
 from tasks.jobs import Job, Prepared
 from tasks.manifests import load_manifest
 from tasks.prepare import prepare_dataset
 from tasks.stores import canvas_loader, experiment_backbone, open_source
 
-__all__ = ["camvid", "dense_epoch", "extraction", "flow_overhead", "sampling", "start_up"]
+__all__ = ["camvid", "dense_epoch", "extraction", "flow_overhead", "prediction", "sampling", "start_up"]
 
 SIDE = 224
 _EXTRACTION_SECONDS = 3.0
@@ -126,11 +129,18 @@ def sampling() -> list[Figure]:
         points = torch.rand(63, 2, dtype=torch.float64) * SIDE
         frame = Frame((SIDE, SIDE))
 
-        def run(source: MapSource) -> None:
+        def read() -> None:
             for index in range(images):
-                source.gather((index, "identity"), points, frame)
+                stored.gather((index, "identity"), points, frame)
 
-        return [ratio("sampling 63 pixels from the store, vgg11", 150, *interleaved(lambda: run(stored), lambda: run(live)))]
+        @torch.inference_mode()
+        def recompute() -> None:
+            for first in range(0, images, _BATCH):
+                maps = live.maps([(index, "identity") for index in range(first, min(first + _BATCH, images))])
+                for number in range(len(maps[0])):
+                    gather([values[number] for values in maps], points, live.layers, frame)
+
+        return [ratio("sampling 63 pixels from the store, vgg11", 150, *interleaved(read, recompute))]
 
 
 def _sources(folder: Path, name: str) -> tuple[MapSource, MapSource, int]:
@@ -141,6 +151,25 @@ def _sources(folder: Path, name: str) -> tuple[MapSource, MapSource, int]:
     images = manifest.splits["train"]
     live = BackboneSource(experiment_backbone(job.spec), canvas_loader(manifest, images, job.spec))
     return open_source(job, manifest, "train", passes=10), live, len(images)
+
+
+def prediction() -> list[Figure]:
+    """Label a photograph of 480x360 with the model of configs/camvid.yaml: from pixels in memory to labels, nothing stored."""
+    canvas = CanvasSpec(size_hw=(360, 480))
+    precision: Precision = "bfloat16" if multiplies_bfloat16() else "float32"
+    backbone = build_backbone(BackboneSpec(name="squeezenet1_1", weights="random:0"), canvas.size_hw, precision=precision)
+    image = np.random.default_rng(0).integers(0, 255, (*canvas.size_hw, 3), np.uint8)
+    source = BackboneSource(backbone, lambda _: fit_image(image, canvas)[0])
+    figures = []
+    for hidden in (128, 256):
+        spec = HeadSpec(hidden=hidden, output_stride=4, alignment="receptive_field", context="pool")
+        model = convert(
+            PixelMLP(backbone.layers, 11, spec, Frame(canvas.size_hw, spec.alignment)), torch_dtype(precision)
+        ).eval()
+        (seconds,) = interleaved(lambda m=model: segment(m, source, 0, place(canvas.size_hw, canvas)), repeats=20)
+        name = f"prediction of an image of 480x360, {precision}, hidden {hidden}"
+        figures.append(Figure(name, 1000 * seconds, 25, " ms", at_most=True))
+    return figures
 
 
 def start_up() -> list[Figure]:
@@ -163,18 +192,20 @@ from tasks.sample import sample_pixels
 from tasks.pretrain import pretrain_classifier
 from tasks.train import train_dense
 from tasks.evaluate import evaluate_model
+from tasks.report import write_report
 job = Job(spec=load_experiment(Path(sys.argv[1]), []), workspace=Path(sys.argv[2]))
 prepared = prepare_dataset(job)
 extracted = extract_features(job, prepared)
 sampled = sample_pixels(job, prepared, extracted)
 pretrained = pretrain_classifier(job, prepared, extracted, sampled)
 trained = train_dense(job, prepared, pretrained)
-evaluate_model(job, prepared, extracted, sampled, pretrained, trained)
+evaluated = evaluate_model(job, prepared, extracted, sampled, pretrained, trained)
+write_report(job, prepared, extracted, sampled, pretrained, trained, evaluated)
 """
 
 
 def flow_overhead() -> list[Figure]:
-    """Run an experiment through Prefect with its report, against the same stages called one after the other."""
+    """Run an experiment through Prefect, against the same stages called one after the other, the report among them."""
     with scratch() as folder:
         config = folder / "experiment.yaml"
         values = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import grid, growth, heads, object_store, operating, pipelines, planner, quantised, scaling, stores
+from benchmarks import ceilings, grid, growth, heads, object_store, operating, pipelines, planner, quantised, scaling, stores
 from benchmarks.measuring import Figure
 from benchmarks.outcome import Check, print_checks, write_results
 from hypercolumns.allocator import keep_freed_memory
@@ -22,6 +22,7 @@ THREADED: dict[str, Callable[[], list[Figure]]] = {
     "extraction": pipelines.extraction,
     "gather": heads.sparse_gather,
     "dense-head": heads.dense_heads,
+    "step": heads.training_step,
     "grid": grid.grid_heatmaps,
     "epoch": pipelines.dense_epoch,
     "sampling": pipelines.sampling,
@@ -41,6 +42,7 @@ WHOLE: dict[str, Callable[[], list[Figure]]] = {
     "memory": heads.peak_memory,
     "overhead": pipelines.flow_overhead,
     "start-up": pipelines.start_up,
+    "prediction": pipelines.prediction,
     "camvid": pipelines.camvid,
     "planner": planner.planner,
     "commits": scaling.commits,
@@ -48,11 +50,12 @@ WHOLE: dict[str, Callable[[], list[Figure]]] = {
 """Measured once: what their threads do is not torch's business, or they run in processes of their own."""
 
 NAMED: dict[str, Callable[[], list[Figure]]] = {
+    "ceilings": ceilings.ceilings,
     "scaling": scaling.scaling,
     "up": operating.coming_up,
     "lookalikes": operating.finding_lookalikes,
 }
-"""Measured once, and only when asked for by name: about clusters, operators and data, not about this machine."""
+"""Measured once, and only when asked for by name: this machine's ceilings, and what is about clusters, operators and data."""
 
 _ALL = (*THREADED, *WHOLE, *NAMED)
 
@@ -80,8 +83,10 @@ def main() -> int:
     print_checks(checks)
     judged = [figure for figure in figures.values() if figure.target is not None]
     reached = sum(figure.passed for figure in judged)
-    print(f"{reached} of {len(judged)} targets reached in {(time.perf_counter() - start) / 60:.0f} minutes")
-    print(f"kept in {write_results(kept_as, {what: _values(figure) for what, figure in figures.items()}, checks)}")
+    minutes = (time.perf_counter() - start) / 60
+    print(f"{reached} of {len(judged)} targets reached in {minutes:.0f} minutes")
+    values = {what: _values(figure) for what, figure in figures.items()}
+    print(f"kept in {write_results(kept_as, values, checks, minutes=minutes)}")
     return code
 
 

@@ -55,6 +55,7 @@ class MapReader:
         self._entries: dict[tuple[int, str], LayerEntry] = {}
         self._files: OrderedDict[tuple[int, str, str], ShardRows] = OrderedDict()
         self._verified: dict[tuple[int, str, str], int] = {}
+        self._expected: dict[tuple[int, str, str], int] = {}
 
     def read(self, layer: str, rows: Sequence[int] | Array) -> Array:
         """Read whole maps.
@@ -120,10 +121,22 @@ class MapReader:
             stored = np.empty((height, width, channels), stored_dtype(self._dtype))
             self._row_into(layer, int(row), "maps", stored)
         else:
+            self._expect(layer, int(row), wanted)
             stored = self._view(layer, int(row))
         picked = stored.reshape(-1, channels)[wanted]
         scale_offset = self._scale_offset(layer, [int(row)])
         return decode(self._dtype, picked, None if scale_offset is None else scale_offset[:, 0, 0])
+
+    def _expect(self, layer: str, row: int, cells: Array) -> None:
+        """Have cells of a row fetched that is touched for the first time and not read as a whole, to be verified."""
+        shard, slot = divmod(row, self._shard_images)
+        name = (shard, layer, "maps")
+        if self._verify_reads != "never" or self._expected.get(name, 0) >> slot & 1:
+            return
+        length = self._shapes[layer][-1] * stored_dtype(self._dtype).itemsize
+        self._checked(layer, row, "maps", lambda file, slot, _: file.expect(slot, cells * length, length))
+        with self._guard:
+            self._expected[name] = self._expected.get(name, 0) | 1 << slot
 
     def _shape(self, layer: str) -> tuple[int, int, int]:
         if layer not in self._shapes:

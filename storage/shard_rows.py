@@ -109,6 +109,18 @@ class ShardRows(ABC):
             DamagedError: the bytes do not match the checksum, or are not there.
         """
 
+    def expect(self, slot: int, offsets: Array, length: int) -> None:  # noqa: B027
+        """Have pieces of a row of an uncompressed shard fetched side by side, if that can be: they are going to be read.
+
+        Args:
+            slot: the row's.
+            offsets: (n,) where each begins, in bytes from the row's beginning.
+            length: bytes of each.
+
+        Raises:
+            DamagedError: the index gives the row bytes that are not there.
+        """
+
     def is_whole(self, slot: int, crc32c: int) -> bool:
         """Tell whether a row and the checksum behind it, which stock Zarr compares, are those committed."""
         offset, length = self._extent(slot)

@@ -184,6 +184,16 @@ class ShardFile(ShardRows):
         self._compare(slot, row, crc32c)
         return row
 
+    def expect(self, slot: int, offsets: Array, length: int) -> None:
+        """Have pieces of a row of an uncompressed shard fetched side by side; see `ShardRows.expect`.
+
+        Touched one after the other, each page that is not in the page cache would wait for the disk by itself.
+        """
+        self._check_size()
+        mapped, begin = self._mapped(), self._extent(slot)[0]
+        for first in np.unique((begin + offsets) // mmap.PAGESIZE * mmap.PAGESIZE).tolist():
+            mapped.madvise(mmap.MADV_WILLNEED, first, min(length + mmap.PAGESIZE, self._size - first))
+
     def _lies_in_cache(self) -> bool:
         # Mapped for the question alone: 256 files kept mapped would be gigabytes against a limit on memory.
         with mmap.mmap(self._descriptor, self._size, access=mmap.ACCESS_READ) as mapped:

@@ -21,8 +21,8 @@ class Remembered(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._key: Hashable = None
-        self._value: T | None = None
+        # Both in one, so that threads see what belongs together.
+        self._known: tuple[Hashable, T] | None = None
 
     def value(self, parameters: Sequence[Tensor], kind: Hashable, reckon: Callable[[], T]) -> T:
         """Return `reckon()`, or what it returned when it was called last.
@@ -35,6 +35,7 @@ class Remembered(Generic[T]):
         if torch.is_grad_enabled() or any(parameter.requires_grad or parameter.is_inference() for parameter in parameters):
             return reckon()
         key = (kind, tuple((parameter.data_ptr(), parameter._version) for parameter in parameters))
-        if self._value is None or self._key != key:
-            self._key, self._value = key, reckon()
-        return self._value
+        known = self._known
+        if known is None or known[0] != key:
+            known = self._known = key, reckon()
+        return known[1]

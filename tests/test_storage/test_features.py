@@ -21,7 +21,7 @@ from storage.errors import (
 )
 from storage.features import DTYPES, Busy, FeatureStore
 from storage.inspection import list_stores
-from storage.shards import index_bytes
+from storage.shards import ShardFile, index_bytes
 
 work = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("extracting.py"))))
 A, B, C = work.LAYERS
@@ -110,6 +110,19 @@ def test_cells_are_the_columns_of_the_map(tmp_path):
             np.testing.assert_array_equal(reader.read_cells(A, 3, cells), whole[cells])
     with pytest.raises(IndexError, match="cells from 0 to 19"):
         reader.read_cells(A, 3, [20])
+
+
+def test_cells_that_are_not_verified_are_asked_for_together_when_their_row_is_touched_first(tmp_path, monkeypatch):
+    store, keys, asked = work.opened(tmp_path), work.keys_of(0, 5), []
+    work.extract(store, keys)
+    original = ShardFile.expect
+    monkeypatch.setattr(ShardFile, "expect", lambda *arguments: asked.append(arguments[1]) or original(*arguments))
+    whole, reader = store.reader([A]).read(A, [3])[0].reshape(-1, 6), store.reader([A], verify_reads="never")
+    for cells in ([19, 0, 7, 7], [1]):
+        np.testing.assert_array_equal(reader.read_cells(A, 3, cells), whole[cells])
+    np.testing.assert_array_equal(store.reader([A]).read_cells(A, 3, [19]), whole[[19]])
+    assert asked == [3 % store.shard_images], "once, and not where the whole row is read to be verified"
+    assert reader.read_cells(A, 3, []).shape == (0, 6)
 
 
 def test_a_single_row_can_be_changed_by_its_reader_without_touching_the_file(tmp_path):

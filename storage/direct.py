@@ -192,7 +192,7 @@ class BlockReader:
         Returns:
             How many there were: fewer than asked for at the file's end only.
         """
-        done = 0
+        done, out = 0, np.frombuffer(target, np.uint8)
         while done < len(target):
             skipped = (offset + done) % BLOCK_BYTES
             blocks = -(-(skipped + len(target) - done) // BLOCK_BYTES)
@@ -200,7 +200,8 @@ class BlockReader:
             count = min(self._read(view, offset + done - skipped) - skipped, len(target) - done)
             if count <= 0:
                 break
-            target[done : done + count] = view[skipped : skipped + count]
+            # By numpy, which lets other threads go on meanwhile.
+            np.copyto(out[done : done + count], np.frombuffer(view, np.uint8, count, skipped))
             done += count
         return done
 

@@ -36,7 +36,7 @@ from tasks.stores import canvas_loader, experiment_backbone, open_source
 __all__ = ["camvid", "dense_epoch", "extraction", "flow_overhead", "prediction", "sampling", "start_up"]
 
 SIDE = 224
-_EXTRACTION_SECONDS = 3.0
+_EXTRACTION_SECONDS = 2.5
 _ROOT = Path(__file__).parent.parent
 _BATCH = 8
 

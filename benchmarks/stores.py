@@ -220,8 +220,8 @@ def quantised() -> list[Figure]:
 def statistics() -> list[Figure]:
     """Mean and variance per channel of a layer, against dask.array on the same store: its own reductions, and partial sums."""
     with scratch() as folder:
-        store = filled(folder / "stores", {"b": LAYERS["b"]}, images=512)
-        array = dask.array.from_zarr(str(store.array_path("b")))[:512]
+        store = filled(folder / "stores", {"b": LAYERS["b"]}, images=IMAGES)
+        array = dask.array.from_zarr(str(store.array_path("b")))[:IMAGES]
 
         def reductions() -> np.ndarray:
             values = array.astype(np.float32)

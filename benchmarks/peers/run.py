@@ -33,9 +33,9 @@ _CONVPAINT = ("napari-convpaint>=1.2,<2", "pyqt6")
 PEERS: dict[str, Peer] = {
     OURS: Peer("hypercolumns: this project", "ours", limit_seconds=1200),
     "fcn": Peer("squeezenet1_1 fine-tuned end to end (FCN)", "networks", "fcn"),
-    "fcn-60": Peer("the same, trained for a tenth of the time", "networks", "fcn", share=0.1),
-    "fcn-120": Peer("the same, trained for a fifth of the time", "networks", "fcn", share=0.2),
-    "fcn-300": Peer("the same, trained for half of the time", "networks", "fcn", share=0.5),
+    "fcn-60": Peer("FCN, trained for a tenth of the time", "networks", "fcn", share=0.1),
+    "fcn-120": Peer("FCN, trained for a fifth of the time", "networks", "fcn", share=0.2),
+    "fcn-300": Peer("FCN, trained for half of the time", "networks", "fcn", share=0.5),
     "notebook": Peer("plain notebook: recompute, upsample, stack, MLP", "networks", "notebook", limit_seconds=600),
     "unet": Peer("U-Net, ResNet-18 encoder, from scratch", "networks", "unet"),
     "logistic": Peer("logistic regression, 63,582 hypercolumns", "sparse", "logistic"),

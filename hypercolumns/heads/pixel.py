@@ -190,7 +190,7 @@ class PixelConv(_Classifier):
                 continue
             response = linear(values, weight)
             if name in self.context:
-                response = response + self.context[name](values, *self._statistics(members))
+                response = response + self.context[name](values, *self._statistics(members[0], values.shape[-1]))
             coarse.append((layer, response))
         if self.spec.coordinates:
             fine.append((coordinate_grid(self.frame.canvas_hw, stride).to(bias.device, self.dtype)[None], weights[-1]))
@@ -257,9 +257,9 @@ class PixelConv(_Classifier):
             self._strip_plans[key] = plan_strips(layer_axes(layer, self.frame)[0], rows, stride, self.dtype, widen)
         return self._strip_plans[key]
 
-    def _statistics(self, members: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the mean and the standard deviation of some neighbouring layers' channels: a slice of the hypercolumn's."""
-        start, count = (sum(layer.channels for layer in self.layers[part]) for part in (slice(members[0]), _span(members)))
+    def _statistics(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return the mean and the standard deviation of so many channels from a layer on."""
+        start = sum(layer.channels for layer in self.layers[:first])
         return self.mean[start : start + count], self.std[start : start + count]
 
 
@@ -273,10 +273,6 @@ def convert(mlp: PixelMLP, dtype: torch.dtype = torch.float32) -> PixelConv:
     conv = PixelConv(mlp.layers, mlp.classes, mlp.spec, mlp.frame, dtype)
     conv.load_state_dict(mlp.state_dict(), strict=not conv.context)
     return conv
-
-
-def _span(numbers: Sequence[int]) -> slice:
-    return slice(numbers[0], numbers[-1] + 1)
 
 
 def _summed(parts: Sequence[Tensor]) -> Tensor:

@@ -46,9 +46,10 @@ def add_linear(
 
     Where no gradient goes through it, it may be written over `total`.
     """
-    if torch.is_grad_enabled() or _by_convolution(values) or values.shape[:-1] != total.shape[:-1]:
+    alike = values.shape[:-1] == total.shape[:-1] and total.is_contiguous()
+    if torch.is_grad_enabled() or _by_convolution(values) or not alike:
         return total + linear(values, weight)
-    total.flatten(0, -2).addmm_(values.flatten(0, -2), weight.t())
+    total.view(-1, total.shape[-1]).addmm_(values.flatten(0, -2), weight.t())
     return total
 
 

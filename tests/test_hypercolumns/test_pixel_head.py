@@ -229,6 +229,18 @@ def test_what_is_remembered_of_weights_is_forgotten_when_they_change(name, dtype
     assert conv.first.weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("coarse", [LAYERS[4:], LAYERS[3:], LAYERS[1:4]])
+@pytest.mark.parametrize("alignment", ["resize", "receptive_field"])
+def test_predicting_in_bfloat16_gives_what_training_computes(coarse, alignment):
+    layers = (LAYERS[0], *coarse)
+    conv = convert(make_mlp(alignment, layers=layers, hidden=8, coordinates=True), torch.bfloat16).eval()
+    maps = [torch.cat([values, -values]) for values in MemorySource(layers, CANVAS).maps([(0, "identity")])]
+    expected = conv(maps)
+    with torch.inference_mode():
+        found = conv(maps)
+    assert relative_difference(found, expected.detach()) < 0.02
+
+
 def test_nothing_is_remembered_of_weights_that_a_fused_optimiser_may_change_without_a_trace():
     conv = convert(make_mlp(hidden=8))
     optimiser = torch.optim.AdamW(conv.parameters(), lr=0.1, fused=True)

@@ -89,6 +89,7 @@ def test_a_product_is_added_to_what_is_there_and_written_over_it_where_no_gradie
     assert torch.equal(total, kept)
     found.sum().backward()
     torch.testing.assert_close(weight.grad.double(), values.double().sum((0, 1, 2)).expand(5, 6) * (2 // images), **tolerance)
-    with torch.inference_mode():
-        found = products.add_linear(total, values, weight)
-    torch.testing.assert_close(found.double(), expected, **tolerance)
+    for lying in (total, total.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)):
+        with torch.inference_mode():
+            found = products.add_linear(lying.clone(), values, weight)
+        torch.testing.assert_close(found.double(), expected, **tolerance)

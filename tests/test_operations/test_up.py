@@ -113,6 +113,16 @@ def test_a_command_in_the_same_workspace_uses_the_server_that_runs(up):
     assert [run["state_type"] for run in runs] == ["COMPLETED"]
 
 
+def _extractions(up):
+    """Say of every extraction that was done in the workspace, the first one first, whether its result was there already."""
+    return [
+        entry.data["cached"]
+        for view in reversed(list_runs(up.workspace / "runs"))
+        for entry in view.entries
+        if entry.kind == "stage" and entry.data["name"] == "extract"
+    ]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_while_a_run_trains_it_leaves_no_process_and_goes_on_with_the_run_when_started_again(tmp_path, number):
     with running_up(tmp_path / "workspace") as up:
@@ -127,15 +137,11 @@ def test_stopped_while_a_run_trains_it_leaves_no_process_and_goes_on_with_the_ru
         assert [process for process in tree if process.is_running()] == []
         first = len(list_runs(up.workspace / "runs"))
     with running_up(tmp_path / "workspace", "--timeout-hours", "0.5") as up:
-        up.wait_until_training(run)
         up.wait(run, {"RUNNING"})
+        # The first process's tasks stand in the same run: that the second has come as far, its own record says.
+        wait_until(lambda: len(_extractions(up)) > 1, 120)
         assert len(list_runs(up.workspace / "runs")) == first + 1
-        extractions = [
-            entry.data["cached"]
-            for view in reversed(list_runs(up.workspace / "runs"))
-            for entry in view.entries
-            if entry.kind == "stage" and entry.data["name"] == "extract"
-        ]
+        extractions = _extractions(up)
         assert extractions[:2] == [False, True], "what was extracted before is found"
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hypercolumns.geometry import AxisMap
 
-__all__ = ["PhasePlan", "plan_phases", "resample_phases"]
+__all__ = ["PhasePlan", "plan_phases", "resample_phases", "spread_phases"]
 
 _ROUNDING = 1e-9
 _MOST_PHASES = 32
@@ -90,24 +90,28 @@ class _Resample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        dim, plan, cells = ctx.dim, ctx.plan, ctx.cells  # type: ignore[attr-defined]
-        gradient = gradients[0]
-        before, after = plan.pad
-        shape = list(gradient.shape)
-        shape[dim] = cells + before + after
-        padded = gradient.new_zeros(shape)
-        for phase, (first, weight) in enumerate(plan.taps):
-            part = _strided(gradient, dim, phase, plan.count, plan.phases)
-            points = part.shape[dim]
-            _strided(padded, dim, first, first + (points - 1) * plan.step + 1, plan.step).add_(part, alpha=1 - weight)
-            _strided(padded, dim, first + 1, first + (points - 1) * plan.step + 2, plan.step).add_(part, alpha=weight)
-        result = padded.narrow(dim, before, cells)
-        # What was repeated beyond the ends belongs to the end cells.
-        if before:
-            result.narrow(dim, 0, 1).add_(padded.narrow(dim, 0, before).sum(dim, keepdim=True))
-        if after:
-            result.narrow(dim, cells - 1, 1).add_(padded.narrow(dim, cells + before, after).sum(dim, keepdim=True))
-        return result, None, None
+        gradient = spread_phases(gradients[0], ctx.dim, ctx.plan, ctx.cells)  # type: ignore[attr-defined]
+        return gradient, None, None
+
+
+def spread_phases(gradient: Tensor, dim: int, plan: PhasePlan, cells: int) -> Tensor:
+    """Return the gradient of what was resampled along a dimension, given that of the result: the transpose."""
+    before, after = plan.pad
+    shape = list(gradient.shape)
+    shape[dim] = cells + before + after
+    padded = gradient.new_zeros(shape)
+    for phase, (first, weight) in enumerate(plan.taps):
+        part = _strided(gradient, dim, phase, plan.count, plan.phases)
+        points = part.shape[dim]
+        _strided(padded, dim, first, first + (points - 1) * plan.step + 1, plan.step).add_(part, alpha=1 - weight)
+        _strided(padded, dim, first + 1, first + (points - 1) * plan.step + 2, plan.step).add_(part, alpha=weight)
+    result = padded.narrow(dim, before, cells)
+    # What was repeated beyond the ends belongs to the end cells.
+    if before:
+        result.narrow(dim, 0, 1).add_(padded.narrow(dim, 0, before).sum(dim, keepdim=True))
+    if after:
+        result.narrow(dim, cells - 1, 1).add_(padded.narrow(dim, cells + before, after).sum(dim, keepdim=True))
+    return result
 
 
 def _strided(values: Tensor, dim: int, start: int, stop: int, step: int) -> Tensor:

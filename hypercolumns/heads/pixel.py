@@ -14,7 +14,7 @@ Source: Hariharan et al., CVPR 2015, sec. 3.3 (linear classifiers commute with u
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial, reduce
+from functools import reduce
 from itertools import groupby
 
 import torch
@@ -23,7 +23,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hypercolumns.backbones import LayerInfo
-from hypercolumns.columns import Frame, coordinate_columns, coordinate_grid, layer_axes, resample, resample_columns
+from hypercolumns.columns import (
+    Frame,
+    coordinate_columns,
+    coordinate_grid,
+    layer_axes,
+    plan_columns,
+    resample,
+)
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import grid_hw
 from hypercolumns.heads.context import NeighbourContext, PooledContext
@@ -253,8 +260,8 @@ class PixelConv(_Classifier):
         key = (layer.name, stride)
         if key not in self._strip_plans:
             rows = grid_hw(self.frame.canvas_hw, stride)[0]
-            widen = partial(resample_columns, layer=layer, frame=self.frame, stride_px=stride)
-            self._strip_plans[key] = plan_strips(layer_axes(layer, self.frame)[0], rows, stride, self.dtype, widen)
+            axis, (widen, narrow) = layer_axes(layer, self.frame)[0], plan_columns(layer, self.frame, stride)
+            self._strip_plans[key] = plan_strips(axis, rows, stride, self.dtype, widen, narrow)
         return self._strip_plans[key]
 
     def _statistics(self, first: int, count: int) -> tuple[Tensor, Tensor]:

@@ -26,11 +26,18 @@ from hypercolumns.heads.products import add_weight_gradient, linear
 
 __all__ = ["StripPlan", "classify_in_strips", "plan_strips"]
 
-_STRIP_BYTES = 1 << 19
-"""Hidden units of a strip: they and what is made of them stay in the second-level cache of one core."""
+_STRIP_BYTES = 3 << 19
+"""Hidden units of a strip, for each thread: they and what is made of them stay in the caches of its core."""
+
+_MOST_THREADS = 8
+"""That are reckoned with: strips save memory too."""
+
+_LOGITS_BYTES = 1 << 19
+"""The same where there is no second layer: a strip's sum is written where its logits are wanted, and what else there is should
+not be more than it."""
 
 _FEWEST_ROWS = 8
-"""Of a strip, however wide: coarse rows that two strips share are interpolated twice."""
+"""Of a strip for each thread, however wide: coarse rows that two strips share are interpolated twice."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,14 @@ class StripPlan:
         lower: First map row that each grid row reads.
         upper: Last map row that each grid row reads.
         widen: Interpolates some rows (1, n, w, H) along their columns: (1, n, x, H).
+        narrow: The transpose of that, for the gradient.
     """
 
     weights: Tensor
     lower: tuple[int, ...]
     upper: tuple[int, ...]
     widen: Callable[[Tensor], Tensor]
+    narrow: Callable[[Tensor], Tensor]
 
     def read(self, start: int, stop: int) -> tuple[Tensor, slice]:
         """Return the weights of grid rows start to stop, and the map rows they go with."""
@@ -55,8 +64,24 @@ class StripPlan:
         return self.weights[start:stop, needed], needed
 
 
-def plan_strips(axis: AxisMap, rows: int, stride_px: int, dtype: torch.dtype, widen: Callable[[Tensor], Tensor]) -> StripPlan:
-    """Plan the reading of a map at the grid positions s·(j+½): `axis` is that of its rows, `widen` sees to its columns."""
+def plan_strips(
+    axis: AxisMap,
+    rows: int,
+    stride_px: int,
+    dtype: torch.dtype,
+    widen: Callable[[Tensor], Tensor],
+    narrow: Callable[[Tensor], Tensor],
+) -> StripPlan:
+    """Plan the reading of a map at the grid positions s·(j+½).
+
+    Args:
+        axis: Of its rows.
+        rows: Of the grid.
+        stride_px: Output stride s.
+        dtype: Type of the responses.
+        widen: Sees to its columns.
+        narrow: The transpose of that.
+    """
     lower, upper, weight = linear_taps(grid_positions(rows, stride_px), axis)
     weights = torch.zeros(rows, axis.cells, dtype=torch.float64)
     index = torch.arange(rows)
@@ -64,7 +89,7 @@ def plan_strips(axis: AxisMap, rows: int, stride_px: int, dtype: torch.dtype, wi
     weights[index, upper] += weight
     # A neighbour of no weight is not read.
     lower, upper = torch.where(weight < 1, lower, upper), torch.where(weight > 0, upper, lower)
-    return StripPlan(weights.to(dtype), tuple(lower.tolist()), tuple(upper.tolist()), widen)
+    return StripPlan(weights.to(dtype), tuple(lower.tolist()), tuple(upper.tolist()), widen, narrow)
 
 
 def classify_in_strips(
@@ -104,12 +129,13 @@ class _Strips(torch.autograd.Function):
         outputs = work.bias if work.second is None else work.second
         logits = work.bias.new_empty((work.images, *work.grid_hw, len(outputs)))
         for image, start, stop in work.strips():
-            hidden = work.sum(image, start, stop)
-            if work.second is not None:
-                hidden = linear(hidden.relu_(), work.second, work.second_bias)
-            logits[image, start:stop] = hidden
-            # Else it would live on until the next strip's is there.
-            del hidden
+            if work.second is None:
+                work.sum(image, start, stop, out=logits[image, start:stop])
+            else:
+                hidden = work.sum(image, start, stop)
+                logits[image, start:stop] = linear(hidden.relu_(), work.second, work.second_bias)
+                # Else it would live on until the next strip's is there.
+                del hidden
         return logits
 
     @staticmethod
@@ -135,7 +161,9 @@ class _Work:
         whole = self.responses[0] if self.fine is None else self.fine
         self.images = whole.shape[0]
         self.grid_hw = grid_hw
-        self.rows = max(_FEWEST_ROWS, _STRIP_BYTES // (grid_hw[1] * len(bias) * bias.element_size()))
+        row = grid_hw[1] * len(bias) * bias.element_size()
+        each = max(_FEWEST_ROWS, (_LOGITS_BYTES if self.second is None else _STRIP_BYTES) // row)
+        self.rows = each if self.second is None else each * min(torch.get_num_threads(), _MOST_THREADS)
 
     def strips(self) -> Iterator[tuple[int, int, int]]:
         """Yield image, first row and row after the last one."""
@@ -143,12 +171,16 @@ class _Work:
             for start in range(0, self.grid_hw[0], self.rows):
                 yield image, start, min(start + self.rows, self.grid_hw[0])
 
-    def sum(self, image: int, start: int, stop: int) -> Tensor:
-        """Return the strip's hidden units before the ReLU (n, x, H)."""
+    def sum(self, image: int, start: int, stop: int, out: Tensor | None = None) -> Tensor:
+        """Return the strip's hidden units before the ReLU (n, x, H), in `out` if there is one."""
         if self.fine is None or self.first is None:
-            total = self.bias.expand(stop - start, self.grid_hw[1], -1).contiguous()
-        else:
+            total = self.bias.expand(stop - start, self.grid_hw[1], -1)
+            total = total.contiguous() if out is None else out.copy_(total)
+        elif out is None:
             total = linear(self.fine[image, start:stop].to(self.bias.dtype), self.first, self.bias)
+        else:
+            total, values = out, self.fine[image, start:stop].to(self.bias.dtype)
+            torch.addmm(self.bias, values.flatten(0, 1), self.first.t(), out=out.flatten(0, 1))
         flat = total.flatten(1)
         for plan, values in zip(self.plans, self.responses, strict=True):
             weights, needed = plan.read(start, stop)
@@ -183,7 +215,8 @@ class _Gradients:
         for plan, total in zip(work.plans, self.responses, strict=True):
             weights, needed = plan.read(start, stop)
             wide = torch.mm(weights.t(), flat).view(1, -1, *gradient.shape[1:])
-            total.add(image, needed, _narrowed(plan, wide, total.rows(image, needed))[0])
+            # Of its own memory: it is added to, and kept until no later strip reads these rows.
+            total.add(image, needed, plan.narrow(wide)[0].contiguous())
 
     def all(self) -> tuple[Tensor | None, ...]:
         return (self.first, self.bias, self.second, self.second_bias, *(total.finished() for total in self.responses))
@@ -201,10 +234,6 @@ class _InPlace:
         self._image = 0
         self._start = 0
         self._rows = values.new_empty((0, *values.shape[2:]))
-
-    def rows(self, image: int, needed: slice) -> Tensor:
-        """Return a tensor of the shape of some rows (1, n, w, H); what it holds is not meant."""
-        return self._values[image : image + 1, needed]
 
     def add(self, image: int, needed: slice, gradient: Tensor) -> None:
         """Add the gradient (n, w, H) of rows, none of them before those that were added last."""
@@ -226,11 +255,3 @@ class _InPlace:
         count = min(len(self._rows), stop - self._start)
         self._values[self._image, self._start : self._start + count] = self._rows[:count]
         self._values[self._image, self._start + count : stop] = 0
-
-
-def _narrowed(plan: StripPlan, gradient: Tensor, like: Tensor) -> Tensor:
-    """Return the gradient of rows (1, n, w, H), given that of what they were widened to."""
-    with torch.enable_grad():
-        rows = torch.empty_like(like).requires_grad_()
-        (result,) = torch.autograd.grad(plan.widen(rows), rows, gradient)
-    return result

@@ -30,7 +30,8 @@ def _both_ways(request, monkeypatch):
     if request.param == "in strips":
         for bound in ("_STRIPS_FROM_BYTES", "_ALWAYS_STRIPS_FROM_BYTES"):
             monkeypatch.setattr(f"hypercolumns.heads.pixel.{bound}", 0)
-        monkeypatch.setattr("hypercolumns.heads.strips._STRIP_BYTES", 0)
+        for bound in ("_STRIP_BYTES", "_LOGITS_BYTES"):
+            monkeypatch.setattr(f"hypercolumns.heads.strips.{bound}", 0)
         monkeypatch.setattr("hypercolumns.heads.strips._FEWEST_ROWS", 7)
 
 

@@ -25,12 +25,13 @@ def ran(prefect_here, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("ran")
     data = write_folder(folder / "data", splits={"train": 6, "val": 3}, image_hw=(48, 64))
-    spec = tiny_spec(data, name="whole-run")
+    # Its own name: tests of this file may be run in several goes, each with a run of its own on the same server.
+    spec = tiny_spec(data, name=f"whole-{folder.name}")
     return flow("run_experiment")(config=spec, workspace=folder / "workspace"), spec, folder / "workspace"
 
 
 def test_a_run_is_completed_under_the_experiment_s_name_and_its_task_runs_are_the_stages(prefect_here, ran):
-    run = prefect_here.flow_run("run-experiment", "whole-run")
+    run = prefect_here.flow_run("run-experiment", ran[1].name)
     assert run["state_type"] == "COMPLETED"
     assert run["state"]["data"] is None, "nothing is persisted"
     task_runs = prefect_here.post("task_runs/filter", flow_runs={"id": {"any_": [run["id"]]}}, sort="EXPECTED_START_TIME_ASC")
@@ -40,8 +41,8 @@ def test_a_run_is_completed_under_the_experiment_s_name_and_its_task_runs_are_th
 
 
 def test_the_report_is_an_artifact_of_the_run_in_its_short_form(prefect_here, ran):
-    result, _, _ = ran
-    run = prefect_here.flow_run("run-experiment", "whole-run")
+    result, spec, _ = ran
+    run = prefect_here.flow_run("run-experiment", spec.name)
     (artifact,) = prefect_here.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}})
     assert (artifact["key"], artifact["type"]) == ("report", "markdown")
     assert artifact["data"] == result.report.with_name("report.md").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -17,6 +18,7 @@ from typing import Any
 __all__ = [
     "DiskLimit",
     "Figure",
+    "RandomPages",
     "forget",
     "interleaved",
     "ratio",
@@ -26,6 +28,8 @@ __all__ = [
 REPEATS = 5
 _BLOCKS = (1 << 21, 1 << 23)
 _DISK_THREADS = 4
+_PAGE_THREADS = 64
+_PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -114,11 +118,11 @@ class DiskLimit:
 
     def write(self) -> None:
         """Write the bytes and have the disk keep them."""
-        _in_threads(self._write)
+        _in_threads(self._write, _DISK_THREADS)
 
     def read(self) -> None:
         """Read what was written."""
-        _in_threads(self._read)
+        _in_threads(self._read, _DISK_THREADS)
 
     def _write(self, number: int) -> None:
         descriptor = os.open(self._paths[number], os.O_WRONLY | os.O_CREAT | os.O_DIRECT, 0o600)
@@ -134,6 +138,31 @@ class DiskLimit:
         os.close(descriptor)
 
 
-def _in_threads(work: Callable[[int], None]) -> None:
-    with ThreadPoolExecutor(_DISK_THREADS) as executor:
-        list(executor.map(work, range(_DISK_THREADS)))
+class RandomPages:
+    """The disk's own speed at single pages: read in any order past the page cache, as many at a time as it may like.
+
+    Args:
+        path: Of a file to be written.
+        count: How many bytes it has.
+        pages: How many pages are read, no two the same.
+    """
+
+    def __init__(self, path: Path, count: int, pages: int) -> None:
+        self._path = path
+        path.write_bytes(os.urandom(count))
+        self._offsets = random.Random(0).sample(range(0, count // _PAGE * _PAGE, _PAGE), pages)
+
+    def read(self) -> None:
+        """Read them."""
+        _in_threads(self._read, _PAGE_THREADS)
+
+    def _read(self, number: int) -> None:
+        descriptor, page = os.open(self._path, os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, _PAGE)
+        for offset in self._offsets[number::_PAGE_THREADS]:
+            os.preadv(descriptor, [page], offset)
+        os.close(descriptor)
+
+
+def _in_threads(work: Callable[[int], None], threads: int) -> None:
+    with ThreadPoolExecutor(threads) as executor:
+        list(executor.map(work, range(threads)))

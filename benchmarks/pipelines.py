@@ -130,8 +130,12 @@ def sampling() -> list[Figure]:
         frame = Frame((SIDE, SIDE))
 
         def read() -> None:
+            # With one of torch's threads, as the stage's readers have: operations are too small to be shared out.
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
             for index in range(images):
                 stored.gather((index, "identity"), points, frame)
+            torch.set_num_threads(threads)
 
         @torch.inference_mode()
         def recompute() -> None:

@@ -16,6 +16,7 @@ import zarr
 from benchmarks.measuring import (
     DiskLimit,
     Figure,
+    RandomPages,
     forget,
     interleaved,
     ratio,
@@ -176,18 +177,24 @@ def sparse_reading() -> list[Figure]:
                     values = np.asarray(array[int(row)])
                     values.reshape(-1, values.shape[-1])[cells[name]]
 
+        count = len(rows) * len(cells["a"]) * len(LAYERS)
+        disk = RandomPages(folder / "pages", sum(store.bytes_of(name, len(rows)) for name in LAYERS), count)
         # Cold before warm: files that a reader still maps stay in the page cache.
-        never, plain = interleaved(
-            lambda: read(store.reader(list(LAYERS), verify_reads="never")), stock, before=lambda: _make_cold(folder)
+        never, plain, alone = interleaved(
+            lambda: read(store.reader(list(LAYERS), verify_reads="never")),
+            stock,
+            disk.read,
+            before=lambda: _make_cold(folder),
         )
         cold = ratio("sparse read, cold, verify_reads=never", 10, never, plain)
+        most = ratio("sparse read, cold: as many random pages by the disk alone", None, alone, plain, pages=count)
         first, plain = interleaved(
             lambda: read(store.reader(list(LAYERS), keep_cached=False)), stock, before=lambda: _make_cold(folder)
         )
         whole = ratio("sparse read, cold, verify_reads=first: each row is read whole", None, first, plain)
         known = store.reader(list(LAYERS))
         warm = ratio("sparse read, warm, rows verified before", 15, *interleaved(lambda: read(known), stock))
-        return [warm, cold, whole]
+        return [warm, cold, most, whole]
 
 
 def _make_cold(folder: Path) -> None:

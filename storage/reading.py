@@ -123,7 +123,7 @@ class MapReader:
         else:
             self._expect(layer, int(row), wanted)
             stored = self._view(layer, int(row))
-        picked = stored.reshape(-1, channels)[wanted]
+        picked = stored.reshape(-1, channels).take(wanted, axis=0)
         scale_offset = self._scale_offset(layer, [int(row)])
         return decode(self._dtype, picked, None if scale_offset is None else scale_offset[:, 0, 0])
 

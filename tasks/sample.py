@@ -31,7 +31,7 @@ from tasks.stores import open_source
 __all__ = ["sample_pixels", "write_samples"]
 
 _READERS = 2
-"""Threads that read: one waits for the disk while the other one works."""
+"""Threads that read: one waits for the disk while the other one works, each with one of torch's: operations are small."""
 
 
 def sample_pixels(job: Job, prepared: Prepared, extracted: Extracted) -> Sampled:
@@ -91,7 +91,7 @@ def _write(job: Job, manifest: Manifest, path: Path, fields: dict[str, Any], sou
         return source.gather((index, "identity"), torch.from_numpy(points), frame).numpy(), labels, points
 
     with SampleSetWriter(path, fields, keys, dims) as writer:
-        samples = read_ahead(range(len(entries)), draw, threads=_READERS, ahead=2 * _READERS)
+        samples = read_ahead(range(len(entries)), draw, threads=_READERS, ahead=2 * _READERS, torch_threads=1)
         for index, (columns, labels, points) in enumerate(
             tqdm(samples, total=len(entries), unit="img", desc="sample", disable=None)
         ):

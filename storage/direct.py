@@ -42,7 +42,7 @@ class BlockPool:
         spare: buffers that may be on their way to the disk; who needs one more waits.
     """
 
-    def __init__(self, threads: int = 2, spare: int = 6) -> None:
+    def __init__(self, threads: int = 4, spare: int = 8) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="disk")
         self._free: deque[memoryview] = deque()
         self._spare = threading.BoundedSemaphore(spare)

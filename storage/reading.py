@@ -208,7 +208,8 @@ class MapReader:
             stored_dtype(self._dtype if role == "maps" else "float32"),
             compressed=self._core.compressed,
         )
-        file = self._core.backend.read_shard(spec, keep_cached=self._keep_cached)
+        # Scales and offsets are small, and wanted row by row: the page cache reads many of them at once.
+        file = self._core.backend.read_shard(spec, keep_cached=self._keep_cached or role == "scale_offset")
         with self._guard:
             self._files[name] = file
             while len(self._files) > _OPEN_FILES:

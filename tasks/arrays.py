@@ -52,13 +52,13 @@ def dequantise(stored: Array, scale_offset: Array) -> Tensor:
         Maps (B, h, w, C) in float32: byte times scale plus offset.
     """
     out = torch.empty(stored.shape, dtype=torch.float32)
+    # Torch takes no read-only memory.
+    values = torch.from_numpy(stored if stored.flags.writeable else stored.copy())
     channels = stored.shape[-1]
     cells = max(1, _BLOCK_NUMBERS // channels)
     for number, (scale, offset) in enumerate(zip(*torch.from_numpy(scale_offset).flatten(1, 3), strict=True)):
-        source, target = stored[number].reshape(-1, channels), out[number].view(-1, channels)
+        source, target = values[number].reshape(-1, channels), out[number].view(-1, channels)
         for start in range(0, len(source), cells):
-            block = target[start : start + cells]
-            # numpy's conversion, because torch takes no read-only memory, which mapped files are.
-            np.copyto(block.numpy(), source[start : start + cells])
+            block = target[start : start + cells].copy_(source[start : start + cells])
             torch.addcmul(offset, block, scale, out=block)
     return out

@@ -112,7 +112,7 @@ def fill_store(
     """
     names = [layer.name for layer in backbone.layers]
     shards = _Shards(store, work, names, batch_images)
-    with Writing() as writing:
+    with _Writing() as writing:
         while (claim := store.claim(work.keys, names)) is not None:
             if isinstance(claim, Busy):
                 time.sleep(min(_LONGEST_WAIT_SECONDS, max(0.05, claim.seconds_left / 10)))
@@ -132,7 +132,7 @@ class _Shards:
         self._places: list[tuple[ShardWriter, int]] = []
         self.computed = 0
 
-    def batches(self, claim: ShardWriter | Busy | None, writing: Writing) -> Iterator[Batch]:
+    def batches(self, claim: ShardWriter | Busy | None, writing: _Writing) -> Iterator[Batch]:
         """Cut a claimed shard and those that can be claimed after it into batches."""
         self._places.clear()
         while isinstance(claim, ShardWriter):
@@ -143,7 +143,7 @@ class _Shards:
                 yield Batch([self._work.items[key] for key in keys], claim.layers)
             claim = self._store.claim(self._work.keys, self._layers)
 
-    def write(self, part: Part, writing: Writing) -> int:
+    def write(self, part: Part, writing: _Writing) -> int:
         """Hand maps over to their shard's writer, and the shard on to be committed when these were its last.
 
         Returns:
@@ -159,7 +159,7 @@ class _Shards:
         return count
 
 
-class Writing:
+class _Writing:
     """One thread that writes in order, a bounded number of batches behind the backbone, and one that commits beside it.
 
     However the block is left, shards that were opened and not committed are given up: nobody has to wait for their leases.

@@ -23,14 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hypercolumns.backbones import LayerInfo
-from hypercolumns.columns import (
-    Frame,
-    coordinate_columns,
-    coordinate_grid,
-    layer_axes,
-    plan_columns,
-    resample,
-)
+from hypercolumns.columns import Frame, coordinate_columns, coordinate_grid, layer_axes, plan_columns, resample
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import grid_hw
 from hypercolumns.heads.context import NeighbourContext, PooledContext

@@ -33,8 +33,8 @@ _MOST_THREADS = 8
 """That are reckoned with: strips save memory too."""
 
 _LOGITS_BYTES = 1 << 19
-"""The same where there is no second layer: a strip's sum is written where its logits are wanted, and what else there is should
-not be more than it."""
+"""The same for all threads together where there is no second layer: sums are written where logits are wanted then, so that a
+strip is most of what is held besides."""
 
 _FEWEST_ROWS = 8
 """Of a strip for each thread, however wide: coarse rows that two strips share are interpolated twice."""

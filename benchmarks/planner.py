@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.measuring import Figure, scratch
 from benchmarks.pipelines import experiment
-from hypercolumns.extraction import Batch, extract_maps
+from hypercolumns.extraction import MOST_STREAMS, Batch, extract_maps
 from tasks.extract import extract_features
 from tasks.jobs import Job, Prepared
 from tasks.manifests import load_manifest
@@ -37,6 +37,7 @@ _NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
 """Images, and the backbone; maps of the ViT are small, so that storing them pays most."""
 
 _PASSES = (1, 2, 3, 5, 10, 30)
+_BATCH = 8
 
 
 def planner() -> list[Figure]:
@@ -102,8 +103,10 @@ def _forward(job: Job, prepared: Prepared) -> float:
     entries = manifest.splits["train"]
     backbone, load = experiment_backbone(job.spec), canvas_loader(manifest, entries, job.spec)
     names = [layer.name for layer in backbone.layers]
-    items = [(index, "identity") for index in range(len(entries))]
-    batches = [Batch(items[first : first + 8], names) for first in range(0, len(items), 8)]
+    # In whole rounds of the streams, as a data set of any size is computed but for its end.
+    turn = _BATCH * min(torch.get_num_threads(), MOST_STREAMS)
+    items = [(index, "identity") for index in range(len(entries) // turn * turn or len(entries))]
+    batches = [Batch(items[first : first + _BATCH], names) for first in range(0, len(items), _BATCH)]
 
     def compute(wanted: list[Batch]) -> None:
         for _ in extract_maps(backbone, load, wanted):

@@ -18,6 +18,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -216,15 +217,23 @@ class BlockReader:
 
 def is_cached(mapped: mmap.mmap) -> bool:
     """Tell whether the page cache holds all of a mapped file."""
-    try:
-        mincore = ctypes.CDLL(None, use_errno=True).mincore
-    except (AttributeError, OSError):
+    mincore = _mincore()
+    if mincore is None:
         return False
     pages = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
     address = np.frombuffer(mapped, np.uint8).ctypes.data
     if mincore(ctypes.c_void_p(address), ctypes.c_size_t(len(mapped)), pages) != 0:
         return False
-    return all(page & 1 for page in bytes(pages))
+    return bool((np.frombuffer(bytes(pages), np.uint8) & 1).all())
+
+
+@cache
+def _mincore() -> Callable[..., int] | None:
+    """Return the C library's function of this name, where it has one."""
+    try:
+        return ctypes.CDLL(None, use_errno=True).mincore
+    except (AttributeError, OSError):
+        return None
 
 
 def _new_buffer() -> memoryview:

@@ -129,8 +129,9 @@ def _read_seconds(store: FeatureStore, names: list[str], *, keep_cached: bool) -
 
     def read() -> None:
         for row in rows:
-            for name in names:
-                read_tensor(reader, name, [int(row)]).to(torch.float32, copy=True)
+            # All maps of an image, then what is done with them, as in training: map by map it takes two thirds of the time.
+            for values in [read_tensor(reader, name, [int(row)]) for name in names]:
+                values.to(torch.float32, copy=True)
 
     if keep_cached:
         # The first time they come from the disk, and are compared with their checksums.

@@ -25,7 +25,7 @@ from benchmarks.measuring import (
     scratch,
 )
 from hypercolumns.read_ahead import read_ahead
-from storage.direct import is_cached
+from storage.direct import BLOCK_BYTES, is_cached
 from storage.features import FeatureStore, ShardWriter
 from storage.reading import MapReader
 from storage.shards import CHECKSUM_BYTES
@@ -38,7 +38,6 @@ __all__ = ["cold_reading", "quantised", "sparse_reading", "statistics", "warm_re
 LAYERS = {"a": (112, 112, 128), "b": (56, 56, 256), "c": (28, 28, 512), "d": (14, 14, 512)}
 IMAGES = 192
 _BATCH = 8
-_PAGE = 4096
 _LARGE = 1 << 20
 """Bytes from which a file is one of maps, not of names."""
 
@@ -187,8 +186,8 @@ def _read_pieces(store: FeatureStore, rows: np.ndarray) -> None:
             memory.buffer = mmap.mmap(-1, 1 << 22)
         for name, shape in LAYERS.items():
             length = 2 * int(np.prod(shape))
-            first, last = slot * (length + CHECKSUM_BYTES) // _PAGE * _PAGE, (slot + 1) * (length + CHECKSUM_BYTES)
-            os.preadv(files[name, shard], [memoryview(memory.buffer)[: -(-(last - first) // _PAGE) * _PAGE]], first)
+            first, last = slot * (length + CHECKSUM_BYTES) // BLOCK_BYTES * BLOCK_BYTES, (slot + 1) * (length + CHECKSUM_BYTES)
+            os.preadv(files[name, shard], [memoryview(memory.buffer)[: -(-(last - first) // BLOCK_BYTES) * BLOCK_BYTES]], first)
 
     with ThreadPoolExecutor(4) as executor:
         list(executor.map(read, rows))

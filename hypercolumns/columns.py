@@ -26,6 +26,7 @@ from hypercolumns.resampling import plan_phases, resample_phases, spread_phases
 
 __all__ = [
     "Frame",
+    "check_map",
     "coordinate_columns",
     "coordinate_grid",
     "gather",
@@ -141,7 +142,7 @@ def gather(
     Source: Hariharan et al., CVPR 2015, sec. 3.
     """
     for values, layer in zip(maps, layers, strict=True):
-        _check_map(values.shape[:2], layer)
+        check_map(values.shape[:2], layer)
     cells, weights = point_taps(points_xy, layers, frame)
     # Where each point's cells begin: torch would reckon it again for every layer.
     starts = torch.arange(0, 4 * len(points_xy), 4, device=points_xy.device)
@@ -174,7 +175,7 @@ def resample(values: Float[Tensor, "b h w c"], layer: LayerInfo, frame: Frame, s
     Raises:
         GeometryError: the stride does not divide the canvas, or the map has another size than the layer's.
     """
-    _check_map(values.shape[1:3], layer)
+    check_map(values.shape[1:3], layer)
     out_hw = grid_hw(frame.canvas_hw, stride_px)
     rows, columns = layer_axes(layer, frame)
     if rows.is_resize(frame.canvas_hw[0]) and columns.is_resize(frame.canvas_hw[1]):
@@ -185,7 +186,10 @@ def resample(values: Float[Tensor, "b h w c"], layer: LayerInfo, frame: Frame, s
 def plan_columns(layer: LayerInfo, frame: Frame, stride_px: int) -> tuple[Columns, Columns]:
     """Plan half of `resample`: the reading of a map's rows at the columns s·(j+½) of the canvas' grid.
 
-    Arguments and errors are those of `resample`.
+    Arguments are those of `resample`; that rows are as wide as the layer's map is for the caller to see to (`check_map`).
+
+    Raises:
+        GeometryError: the stride does not divide the canvas.
 
     Returns:
         What reads rows (B, n, w, C) there, (B, n, x, C); and its transpose, for the gradient.
@@ -237,7 +241,12 @@ def _resample_axis(values: Tensor, dim: int, axis: AxisMap, count: int, stride_p
     return resample_phases(values, dim, plan)
 
 
-def _check_map(map_hw: Sequence[int], layer: LayerInfo) -> None:
+def check_map(map_hw: Sequence[int], layer: LayerInfo) -> None:
+    """Refuse a map that has another size than its layer's.
+
+    Raises:
+        GeometryError: it has.
+    """
     if tuple(map_hw) != tuple(layer.map_hw):
         raise GeometryError(f"layer {layer.name}: expected a map of {layer.map_hw} cells, got {tuple(map_hw)}")
 

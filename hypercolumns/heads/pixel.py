@@ -23,7 +23,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hypercolumns.backbones import LayerInfo
-from hypercolumns.columns import Frame, coordinate_columns, coordinate_grid, layer_axes, plan_columns, resample
+from hypercolumns.columns import (
+    Frame,
+    check_map,
+    coordinate_columns,
+    coordinate_grid,
+    layer_axes,
+    plan_columns,
+    resample,
+)
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import grid_hw
 from hypercolumns.heads.context import NeighbourContext, PooledContext
@@ -184,6 +192,8 @@ class PixelConv(_Classifier):
         coarse: list[tuple[LayerInfo, Tensor]] = []
         for (name, members), weight in zip(self._groups.items(), weights, strict=False):
             layer = self.layers[members[0]]
+            for m in members:
+                check_map(maps[m].shape[1:3], self.layers[m])
             values = join_as([maps[m] for m in members], self.dtype)
             if name not in self.context and layer.map_hw[0] * layer.map_hw[1] >= height * width:
                 fine.append((resample(values, layer, self.frame, stride), weight))

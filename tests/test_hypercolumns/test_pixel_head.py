@@ -277,6 +277,15 @@ def test_the_wrong_number_of_maps_is_refused():
         convert(make_mlp())(MemorySource(LAYERS, CANVAS).maps([(0, "identity")])[:4])
 
 
+@pytest.mark.parametrize("number", range(len(LAYERS)))
+def test_a_map_of_another_size_than_its_layer_s_is_refused_by_name(number):
+    conv = convert(make_mlp(hidden=8))
+    maps = MemorySource(LAYERS, CANVAS).maps([(0, "identity")])
+    maps[number] = torch.cat([maps[number], maps[number]], dim=2)
+    with pytest.raises(GeometryError, match=f"layer {LAYERS[number].name}: expected a map of"):
+        conv(maps)
+
+
 @pytest.mark.parametrize("stride", [0, 5, 64])
 def test_a_stride_that_does_not_divide_the_canvas_is_refused(stride):
     with pytest.raises(GeometryError, match="divides the canvas"):

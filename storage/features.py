@@ -108,7 +108,10 @@ class FeatureStore:
 
     @property
     def path(self) -> Path:
-        """The store's folder: open it with stock Zarr. Of a store in an object store: its local mirror (see `place`)."""
+        """The store's folder: open it with stock Zarr, which learns of a row moments after it counts.
+
+        Of a store in an object store: its local mirror (see `place`).
+        """
         return self._core.layout.root
 
     @property

@@ -12,7 +12,7 @@ import torch
 
 from hypercolumns.specs import ExperimentSpec, Precision, TrainPrecision
 
-__all__ = ["fast_precision", "multiplies_bfloat16", "multiplies_tiles", "settle", "settle_experiment"]
+__all__ = ["fast_precision", "multiplies_bfloat16", "settle", "settle_experiment"]
 
 
 @cache
@@ -26,14 +26,6 @@ def multiplies_bfloat16() -> bool:
         features = torch.cpu.get_capabilities()
         return bool(features["avx512_bf16"] or features["amx_bf16"])
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-@cache
-def multiplies_tiles() -> bool:
-    """Say whether this processor multiplies whole tiles of bfloat16 (AMX): several times faster than vectors of it."""
-    if platform.machine().lower() in {"x86_64", "amd64"} and hasattr(torch.cpu, "get_capabilities"):
-        return bool(torch.cpu.get_capabilities()["amx_bf16"])
-    return False
 
 
 def fast_precision(trained: Precision) -> Precision:

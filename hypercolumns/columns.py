@@ -10,9 +10,9 @@ W f_i = Σ_j up(W⁽ʲ⁾ F⁽ʲ⁾), so it may be applied at a map's native res
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from torch import Tensor
 from hypercolumns.backbones import LayerInfo
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import AxisMap, axis_map, grid_hw, grid_positions, linear_taps
-from hypercolumns.resampling import plan_phases, resample_phases, spread_phases
+from hypercolumns.resampling import plan_phases, resample_phases
 
 __all__ = [
     "Frame",
@@ -31,15 +31,11 @@ __all__ = [
     "coordinate_grid",
     "gather",
     "layer_axes",
-    "plan_columns",
     "point_taps",
     "resample",
     "resample_linear",
     "stack",
 ]
-
-Columns = Callable[[Tensor], Tensor]
-"""What does something to the columns of some rows."""
 
 
 @dataclass(frozen=True)
@@ -181,57 +177,6 @@ def resample(values: Float[Tensor, "b h w c"], layer: LayerInfo, frame: Frame, s
     if rows.is_resize(frame.canvas_hw[0]) and columns.is_resize(frame.canvas_hw[1]):
         return _interpolate(values, out_hw)
     return _resample_axis(_resample_axis(values, 1, rows, out_hw[0], stride_px), 2, columns, out_hw[1], stride_px)
-
-
-def plan_columns(layer: LayerInfo, frame: Frame, stride_px: int) -> tuple[Columns, Columns]:
-    """Plan half of `resample`: the reading of a map's rows at the columns s·(j+½) of the canvas' grid.
-
-    Arguments are those of `resample`; that rows are as wide as the layer's map is for the caller to see to (`check_map`).
-
-    Raises:
-        GeometryError: the stride does not divide the canvas.
-
-    Returns:
-        What reads rows (B, n, w, C) there, (B, n, x, C); and its transpose, for the gradient.
-    """
-    width, cells = grid_hw(frame.canvas_hw, stride_px)[1], layer.map_hw[1]
-    axis = layer_axes(layer, frame)[1]
-    if axis.is_resize(frame.canvas_hw[1]):
-        return partial(_interpolate_columns, width=width), partial(_spread_interpolated, cells=cells)
-    plan = plan_phases(axis, width, stride_px)
-    if plan is not None:
-        return partial(resample_phases, dim=2, plan=plan), partial(spread_phases, dim=2, plan=plan, cells=cells)
-    positions = grid_positions(width, stride_px)
-    return partial(resample_linear, dim=2, axis=axis, positions=positions), partial(
-        _spread_linear, axis=axis, positions=positions
-    )
-
-
-def _interpolate_columns(values: Tensor, width: int) -> Tensor:
-    images, rows, cells, channels = values.shape
-    if width == cells:
-        return values
-    # Each row an image: torch's threads share images out among them, not the rows of one.
-    out = _interpolate(values.reshape(-1, 1, cells, channels), (1, width))
-    return out.view(images, rows, width, channels)
-
-
-def _spread_interpolated(gradient: Tensor, cells: int) -> Tensor:
-    images, rows, width, channels = gradient.shape
-    if width == cells:
-        return gradient
-    found: Tensor = torch.ops.aten.upsample_bilinear2d_backward(
-        gradient.reshape(-1, 1, width, channels).permute(0, 3, 1, 2), [1, width], [images * rows, channels, 1, cells], False
-    )
-    return found.permute(0, 2, 3, 1).reshape(images, rows, cells, channels)
-
-
-def _spread_linear(gradient: Tensor, axis: AxisMap, positions: Tensor) -> Tensor:
-    lower, upper, weight = linear_taps(positions, axis)
-    shares = weight.to(gradient)[:, None]
-    total = gradient.new_zeros((*gradient.shape[:2], axis.cells, gradient.shape[3]))
-    total.index_add_(2, lower.to(gradient.device), gradient * (1 - shares))
-    return total.index_add_(2, upper.to(gradient.device), gradient * shares)
 
 
 def _resample_axis(values: Tensor, dim: int, axis: AxisMap, count: int, stride_px: int) -> Tensor:

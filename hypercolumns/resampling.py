@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hypercolumns.geometry import AxisMap
 
-__all__ = ["PhasePlan", "plan_phases", "resample_phases", "spread_phases"]
+__all__ = ["PhasePlan", "plan_phases", "resample_phases"]
 
 _ROUNDING = 1e-9
 _MOST_PHASES = 32
@@ -90,12 +90,11 @@ class _Resample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        gradient = spread_phases(gradients[0], ctx.dim, ctx.plan, ctx.cells)  # type: ignore[attr-defined]
+        gradient = _spread(gradients[0], ctx.dim, ctx.plan, ctx.cells)  # type: ignore[attr-defined]
         return gradient, None, None
 
 
-def spread_phases(gradient: Tensor, dim: int, plan: PhasePlan, cells: int) -> Tensor:
-    """Return the gradient of what was resampled along a dimension, given that of the result: the transpose."""
+def _spread(gradient: Tensor, dim: int, plan: PhasePlan, cells: int) -> Tensor:
     before, after = plan.pad
     shape = list(gradient.shape)
     shape[dim] = cells + before + after

@@ -29,7 +29,6 @@ from hypercolumns.columns import (
     coordinate_columns,
     coordinate_grid,
     layer_axes,
-    plan_columns,
     resample,
 )
 from hypercolumns.errors import GeometryError
@@ -37,19 +36,14 @@ from hypercolumns.geometry import grid_hw
 from hypercolumns.heads.context import NeighbourContext, PooledContext
 from hypercolumns.heads.products import add_linear, join_as, linear
 from hypercolumns.heads.remembering import Remembered
-from hypercolumns.heads.strips import StripPlan, classify_in_strips, plan_strips
-from hypercolumns.heads.widening import WideningPlan, plan_widening, widen_and_sum
+from hypercolumns.heads.strips import classify_in_strips
+from hypercolumns.kernels.widening import Widening, can_widen, plan_taps
 from hypercolumns.specs import HeadSpec
 
 __all__ = ["PixelConv", "PixelMLP", "convert"]
 
 COORDINATES = 2
 _SMALLEST_STD = 1e-6
-_STRIPS_FROM_BYTES = 1 << 22
-"""Hidden units of an image's grid from which strips of rows pay: fewer stay in the cache anyway."""
-
-_ALWAYS_STRIPS_FROM_BYTES = 1 << 26
-"""From here on they are taken to save memory, whatever the maps."""
 
 
 class _Classifier(nn.Module):
@@ -130,9 +124,8 @@ class PixelConv(_Classifier):
         super().__init__(layers, classes, spec, frame)
         self.dtype = dtype
         self._groups = _group_by_map(self.layers)
-        self._strip_plans: dict[tuple[str, int], StripPlan] = {}
+        self._plans: dict[tuple[tuple[str, ...], int], Widening] = {}
         self._weights: Remembered[tuple[Tensor, list[Tensor]]] = Remembered()
-        self._widening_plans: dict[tuple[tuple[str, ...], int, torch.dtype], WideningPlan | None] = {}
         self.context = nn.ModuleDict()
         for name, members in self._groups.items():
             if spec.context != "none" and _is_coarse(self.layers[members[0]], frame):
@@ -153,7 +146,7 @@ class PixelConv(_Classifier):
         if len(maps) != len(self.layers):
             raise GeometryError(f"expected {len(self.layers)} maps, one per layer, got {len(maps)}")
         bias, fine, responses = self._parts(maps, stride)
-        classified = self._in_strips if self._fits_strips(maps, stride) else self._at_once
+        classified = self._in_strips if self._fits_strips(maps) else self._at_once
         return classified(bias, fine, responses, stride).permute(0, 3, 1, 2)
 
     def forward_stacked(self, hypercolumns: Float[Tensor, "b y x d"]) -> Float[Tensor, "b k y x"]:
@@ -164,17 +157,10 @@ class PixelConv(_Classifier):
         hidden = F.conv2d(hypercolumns.permute(0, 3, 1, 2), weight[..., None, None], bias)
         return self._after_first(hidden.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
-    def _fits_strips(self, maps: Sequence[Tensor], stride: int) -> bool:
+    def _fits_strips(self, maps: Sequence[Tensor]) -> bool:
         """Say whether strips of rows compute the same: not on accelerators, nor where every run draws its own dropout."""
-        height, width = grid_hw(self.frame.canvas_hw, stride)
-        points = height * width
-        size = points * self.first.out_features * self.dtype.itemsize
-        # Strips keep in the cache what is widened much; maps about as fine as the grid are hardly widened at all.
-        groups = [self.layers[members[0]].map_hw for members in self._groups.values()]
-        cells = sum(rows * columns for rows, columns in groups if rows * columns < points)
-        large = size >= (_STRIPS_FROM_BYTES if points >= 2 * cells else _ALWAYS_STRIPS_FROM_BYTES)
         drops = self.training and self.spec.dropout > 0 and self.second is not None
-        return large and not drops and self.mean.device.type == "cpu" and not any(m.requires_grad for m in maps)
+        return can_widen(self.mean.device, self.dtype) and not drops and not any(m.requires_grad for m in maps)
 
     def _parts(
         self, maps: Sequence[Tensor], stride: int
@@ -220,12 +206,7 @@ class PixelConv(_Classifier):
         sizes = [response.numel() for _, response in coarse]
         smallest = sizes.index(min(sizes)) if sizes else None
         responses = [response + bias if number == smallest else response for number, (_, response) in enumerate(coarse)]
-        layers = [layer for layer, _ in coarse]
-        plan = self._widening_plan(layers, stride)
-        if plan is not None:
-            parts = [widen_and_sum(responses, plan)]
-        else:
-            parts = [resample(part, layer, self.frame, stride) for layer, part in zip(layers, responses, strict=True)]
+        parts = [resample(part, layer, self.frame, stride) for (layer, _), part in zip(coarse, responses, strict=True)]
         if not coarse:
             parts = [bias, *(linear(values, weight) for values, weight in fine)]
             fine = []
@@ -242,7 +223,7 @@ class PixelConv(_Classifier):
         offset = self.logit_offset.to(self.dtype)
         return classify_in_strips(
             grid_hw(self.frame.canvas_hw, stride),
-            [self._strip_plan(layer, stride) for layer, _ in coarse],
+            self._plan([layer for layer, _ in coarse], stride),
             [response for _, response in coarse],
             _joined(fine_maps) if fine else None,
             _joined([weight for _, weight in fine]) if fine else None,
@@ -251,21 +232,14 @@ class PixelConv(_Classifier):
             None if self.second is None else self.second.bias.to(self.dtype) + offset,
         )
 
-    def _widening_plan(self, layers: Sequence[LayerInfo], stride: int) -> WideningPlan | None:
-        if self.mean.device.type != "cpu":
-            return None
-        key = (tuple(layer.name for layer in layers), stride, self.dtype)
-        if key not in self._widening_plans:
-            self._widening_plans[key] = plan_widening(layers, self.frame, stride, self.dtype)
-        return self._widening_plans[key]
-
-    def _strip_plan(self, layer: LayerInfo, stride: int) -> StripPlan:
-        key = (layer.name, stride)
-        if key not in self._strip_plans:
-            rows = grid_hw(self.frame.canvas_hw, stride)[0]
-            axis, (widen, narrow) = layer_axes(layer, self.frame)[0], plan_columns(layer, self.frame, stride)
-            self._strip_plans[key] = plan_strips(axis, rows, stride, self.dtype, widen, narrow)
-        return self._strip_plans[key]
+    def _plan(self, layers: Sequence[LayerInfo], stride: int) -> Widening:
+        key = (tuple(layer.name for layer in layers), stride)
+        if key not in self._plans:
+            height, width = grid_hw(self.frame.canvas_hw, stride)
+            axes = [layer_axes(layer, self.frame) for layer in layers]
+            rows, columns = plan_taps([y for y, _ in axes], height, stride), plan_taps([x for _, x in axes], width, stride)
+            self._plans[key] = Widening(rows, columns)
+        return self._plans[key]
 
     def _statistics(self, first: int, count: int) -> tuple[Tensor, Tensor]:
         """Return the mean and the standard deviation of so many channels from a layer on."""

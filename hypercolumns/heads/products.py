@@ -60,7 +60,8 @@ def add_weight_gradient(
     if _MATRIX_GRADIENTS or not _by_convolution(outputs):
         total.addmm_(outputs.flatten(0, -2).t(), inputs.flatten(0, -2))
         return
-    gradient, values = (_as_pixels(tensor) for tensor in (outputs, inputs))
+    images = _images(outputs.numel() // outputs.shape[-1])
+    gradient, values = (_as_pixels(tensor, images) for tensor in (outputs, inputs))
     mask = [False, True, False]
     _, found, _ = torch.ops.aten.convolution_backward(
         gradient, values, total[..., None, None], None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask
@@ -93,10 +94,14 @@ def _by_convolution(values: Tensor) -> bool:
 
 
 def _convolved(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    points = values.numel() // values.shape[-1]
-    images = _BATCH if torch.get_num_threads() == 1 and points % _BATCH == 0 else 1
+    images = _images(values.numel() // values.shape[-1])
     result = F.conv2d(_as_pixels(values, images), weight[:, :, None, None], bias)
     return result.permute(0, 2, 3, 1).reshape(*values.shape[:-1], len(weight))
+
+
+def _images(points: int) -> int:
+    """Return the number of images as which points are handed over."""
+    return _BATCH if torch.get_num_threads() == 1 and points % _BATCH == 0 else 1
 
 
 def _cast(values: Tensor, dtype: torch.dtype) -> Tensor:

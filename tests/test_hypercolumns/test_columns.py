@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypercolumns.columns import Frame, coordinate_columns, coordinate_grid, gather, plan_columns, resample, stack
+from hypercolumns.columns import Frame, coordinate_columns, coordinate_grid, gather, resample, stack
 from hypercolumns.errors import GeometryError
 from tests.core_factory import grid_points, loop_interpolate, make_layer, make_maps, relative_difference, torch_stack
 
@@ -122,27 +122,6 @@ def test_the_gradient_of_shifted_resampling_is_the_transpose_of_its_matrix(strid
         matrix[:, cell] = loop_interpolate(unit.reshape(5, 6, 1), *centres, grid_points((16, 24), stride))[:, 0]
     expected = (matrix.T @ direction.reshape(-1, 2).numpy()).reshape(5, 6, 2)
     np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-9)
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    frame=frames(multiple=5),
-    map_hw=st.tuples(st.integers(1, 12), st.integers(1, 12)),
-    cell_px=st.sampled_from([1.0, 2.0, 4.0, 16.0, 2.5, 7.3]),
-    alignment=st.sampled_from(["resize", "receptive_field", "corners"]),
-)
-def test_columns_are_read_as_resampling_reads_them_and_spread_back_by_the_transpose(frame, map_hw, cell_px, alignment):
-    canvas_hw, stride = frame
-    layer, shown = make_layer("any", 3, map_hw, (cell_px, cell_px), (2.0, 2.0)), Frame(canvas_hw, alignment)
-    read, spread = plan_columns(layer, shown, stride)
-    rows = torch.randn(2, 1, map_hw[1], 3, dtype=torch.float64, requires_grad=True)
-    out = read(rows)
-    # Rows that are all the same stay so, whatever is done along them.
-    whole = resample(rows.expand(-1, map_hw[0], -1, -1), layer, shown, stride)
-    torch.testing.assert_close(out.expand_as(whole), whole)
-    direction = torch.randn_like(out)
-    (expected,) = torch.autograd.grad((out * direction).sum(), rows)
-    torch.testing.assert_close(spread(direction), expected)
 
 
 @pytest.mark.parametrize("alignment", ["resize", "receptive_field"])

@@ -28,11 +28,11 @@ LAYERS = (
 def _both_ways(request, monkeypatch):
     """Whatever is true of the classifier is true however many rows it takes at a time: here seven."""
     if request.param == "in strips":
-        for bound in ("_STRIPS_FROM_BYTES", "_ALWAYS_STRIPS_FROM_BYTES"):
-            monkeypatch.setattr(f"hypercolumns.heads.pixel.{bound}", 0)
         for bound in ("_STRIP_BYTES", "_LOGITS_BYTES"):
             monkeypatch.setattr(f"hypercolumns.heads.strips.{bound}", 0)
         monkeypatch.setattr("hypercolumns.heads.strips._FEWEST_ROWS", 7)
+    else:
+        monkeypatch.setattr(PixelConv, "_fits_strips", lambda self, maps: False)
 
 
 def make_mlp(alignment="resize", layers=LAYERS, **options) -> PixelMLP:

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from hypercolumns.columns import Frame
 from hypercolumns.heads import PixelConv
 from hypercolumns.specs import HeadSpec
-from tests.core_factory import make_layer
+from tests.core_factory import make_layer, make_maps
+
+LAYERS = [make_layer("fine", 3, (8, 8)), make_layer("coarse", 3, (2, 2))]
 
 
 @pytest.mark.parametrize(
-    ("canvas", "map_hw", "stride", "hidden", "taken"),
+    ("dtype", "dropout", "training", "taken"),
     [
-        ((224, 224), (56, 56), 1, 64, True),  # widened sixteenfold
-        ((224, 224), (56, 56), 4, 1024, True),  # the finer one is read as it is, the other widened sixteenfold
-        ((360, 480), (89, 119), 4, 256, False),  # hardly
-        ((1440, 1920), (359, 479), 4, 256, True),  # hardly, but memory counts
-        ((64, 64), (16, 16), 1, 64, False),  # fits the cache anyway
+        (torch.float32, 0.0, True, True),
+        (torch.bfloat16, 0.0, True, True),
+        (torch.float64, 0.0, True, False),  # no kernel
+        (torch.float32, 0.5, True, False),  # every run draws its own
+        (torch.float32, 0.5, False, True),
     ],
 )
-def test_strips_are_taken_where_maps_are_widened_or_memory_counts(canvas, map_hw, stride, hidden, taken):
-    layers = [make_layer("fine", 3, map_hw), make_layer("coarse", 3, (map_hw[0] // 4, map_hw[1] // 4))]
-    conv = PixelConv(layers, 4, HeadSpec(hidden=hidden), Frame(canvas))
-    assert conv._fits_strips([], stride) is taken
+def test_strips_are_taken_where_they_compute_the_same(dtype, dropout, training, taken):
+    conv = PixelConv(LAYERS, 4, HeadSpec(hidden=8, dropout=dropout), Frame((16, 16)), dtype).train(training)
+    assert conv._fits_strips(make_maps(LAYERS, 1)) is taken
+
+
+def test_maps_that_want_a_gradient_get_one():
+    conv = PixelConv(LAYERS, 4, HeadSpec(hidden=8), Frame((16, 16)))
+    maps = [values.requires_grad_() for values in make_maps(LAYERS, 1)]
+    assert not conv._fits_strips(maps)
+    conv(maps).sum().backward()
+    assert all(values.grad is not None and values.grad.abs().sum() > 0 for values in maps)

@@ -1,113 +1,181 @@
-"""Widening by products of matrices against plain resampling: values, gradients, and where it is taken."""
+"""The compiled kernels against plain resampling in double precision: sums, gradients, and what must not be read or lost."""
 
-import pytest
+from __future__ import annotations
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from hypercolumns.columns import Frame, resample
-from hypercolumns.heads import PixelMLP, convert, widening
-from hypercolumns.heads.widening import plan_widening, widen_and_sum
-from hypercolumns.specs import HeadSpec
-from tests.core_factory import make_layer
+from hypercolumns.columns import Frame, layer_axes, resample
+from hypercolumns.geometry import grid_hw
+from hypercolumns.kernels import team
+from hypercolumns.kernels.spreading import spread_back
+from hypercolumns.kernels.widening import Widening, add_widened, can_widen, plan_taps
+from tests.core_factory import make_layer, relative_difference
 
-CANVAS = (48, 64)
-FRAME = Frame(CANVAS, "receptive_field")
-# Offsets as valid convolutions have them: the first cells do not lie where a resized map's would.
-LAYERS = (
-    make_layer("fine", 3, (11, 15), stride_px=(4.0, 4.0), offset_px=(3.5, 3.5)),
-    make_layer("middle", 4, (5, 7), stride_px=(8.0, 8.0), offset_px=(7.5, 7.5)),
-    make_layer("coarse", 5, (2, 3), stride_px=(16.0, 16.0), offset_px=(15.5, 15.5)),
-)
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-3}
+CHANNELS = st.sampled_from([1, 7, 15, 16, 17, 33, 64, 65, 130])
+CELLS = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
 
-@pytest.fixture(autouse=True)
-def fast_bfloat16(monkeypatch):
-    """Take the form on processors, too, that it is not made for."""
-    monkeypatch.setattr(widening, "multiplies_tiles", lambda: True)
+@contextlib.contextmanager
+def torch_threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def responses(dtype=torch.bfloat16, images=2, channels=6):
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(images, *layer.map_hw, channels, generator=generator).to(dtype) for layer in LAYERS]
+def plan_of(layers, frame, stride):
+    height, width = grid_hw(frame.canvas_hw, stride)
+    axes = [layer_axes(layer, frame) for layer in layers]
+    return Widening(plan_taps([y for y, _ in axes], height, stride), plan_taps([x for _, x in axes], width, stride))
 
 
-def plain_sum(values, stride):
-    return sum(resample(part, layer, FRAME, stride) for part, layer in zip(values, LAYERS, strict=True))
+def draw(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-@pytest.mark.parametrize("stride", [2, 4, 8])
-@pytest.mark.parametrize("images", [1, 3])
-def test_values_and_gradients_are_those_of_resampling_each_and_adding(stride, images):
-    plan = plan_widening(LAYERS, FRAME, stride, torch.bfloat16)
-    found = [part.requires_grad_() for part in responses(images=images)]
-    exact = [part.detach().double().requires_grad_() for part in found]
-    widened, expected = widen_and_sum(found, plan), plain_sum(exact, stride)
-    assert widened.dtype == torch.bfloat16
-    torch.testing.assert_close(widened.double(), expected, rtol=0.01, atol=0.03)
-    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
-    (widened * weights).sum().backward()
-    (expected * weights.double()).sum().backward()
-    for part, reference in zip(found, exact, strict=True):
-        torch.testing.assert_close(part.grad.double(), reference.grad, rtol=0.02, atol=0.1)
+@st.composite
+def cases(draw_):
+    """A grid, some maps of any sizes, and how many threads and rows at a time it is worked off with."""
+    stride = draw_(st.sampled_from([1, 2, 4]))
+    canvas_hw = (stride * draw_(st.integers(1, 9)), stride * draw_(st.integers(1, 9)))
+    sizes = draw_(st.lists(CELLS, max_size=3))
+    layers = [make_layer(f"layer{k}", 1, size, (3.0, 2.5), (1.5, 2.0)) for k, size in enumerate(sizes)]
+    frame = Frame(canvas_hw, draw_(st.sampled_from(["resize", "receptive_field", "corners"])))
+    return layers, frame, stride, draw_(CHANNELS), draw_(st.integers(1, 3)), draw_(st.integers(1, 9))
 
 
-@pytest.mark.parametrize("stride", [2, 4])
-def test_the_matrices_are_the_interpolation_itself(stride):
-    """In double precision, with the plan's matrices: nothing but the order of the sums differs."""
-    plan = plan_widening(LAYERS, FRAME, stride, torch.bfloat16)
-    values = responses(torch.float64)
-    heights = [layer.map_hw[0] for layer in LAYERS]
-    rows = plan.rows.double().split(heights, dim=1)
-    columns = [matrix.double() for matrix in plan.columns]
-    written = sum(
-        torch.einsum("yh,xw,bhwc->byxc", row, column, part) for row, column, part in zip(rows, columns, values, strict=True)
-    )
-    torch.testing.assert_close(written, plain_sum(values, stride), rtol=1e-12, atol=1e-12)
-    for there, back in zip((*plan.columns, plan.rows), (*plan.columns_back, plan.rows_back), strict=True):
-        assert torch.equal(there.t(), back)
-        assert back.is_contiguous()
+@settings(max_examples=150, deadline=None)
+@given(case=cases(), dtype=st.sampled_from([torch.float32, torch.bfloat16]), relu=st.booleans(), constant=st.booleans())
+def test_sums_and_gradients_are_those_of_resampling_each_and_adding(case, dtype, relu, constant):
+    layers, frame, stride, channels, threads, step = case
+    grid = grid_hw(frame.canvas_hw, stride)
+    plan = plan_of(layers, frame, stride)
+    responses = [draw(*layer.map_hw, channels, dtype=dtype, seed=k) for k, layer in enumerate(layers)]
+    onto = draw(*(() if constant else grid), channels, dtype=dtype, seed=9)
+    exact = [values.double().requires_grad_() for values in responses]
+    read = [resample(values[None], layer, frame, stride)[0] for values, layer in zip(exact, layers, strict=True)]
+    expected = sum(read, onto.double().expand(*grid, channels))
+    out = torch.full((*grid, channels), torch.nan, dtype=dtype)
+    gradient = draw(*grid, channels, dtype=dtype, seed=5)
+    given_back, bias = [torch.zeros_like(values) for values in exact], torch.zeros(channels)
+    with torch_threads(threads):
+        for start in range(0, grid[0], step):
+            rows = slice(start, start + step)
+            add_widened(out[rows], responses, plan, start, onto if constant else onto[rows], relu=relu)
+        active = out.clone()
+        masked = gradient.clone()
+        for start in range(0, grid[0], step):
+            rows = slice(start, start + step)
+            pieces, share = spread_back(masked[rows], plan, start, active[rows] if relu else None)
+            bias += share
+            for total, parts in zip(given_back, pieces, strict=True):
+                for cells, part in parts:
+                    total[cells] += part
+    ought = (expected.relu() if relu else expected).detach()
+    assert float((out.double() - ought).abs().max()) <= TOLERANCE[dtype] * max(1.0, float(ought.abs().max()))
+    # What is active is taken from the result itself: a sum next to zero may have come out on either side.
+    direction = gradient.double() * (out > 0) if relu else gradient.double()
+    assert torch.equal(masked.double(), direction)
+    torch.testing.assert_close(bias.double(), direction.sum((0, 1)), rtol=1e-5, atol=1e-4)
+    if layers:
+        for found, ought in zip(given_back, torch.autograd.grad((expected * direction).sum(), exact), strict=True):
+            torch.testing.assert_close(found, ought, rtol=1e-5, atol=1e-4)
 
 
-def test_other_types_resized_maps_inexact_weights_and_many_cells_are_resampled_plainly(monkeypatch):
-    assert plan_widening(LAYERS, FRAME, 4, torch.float32) is None
-    assert plan_widening((), FRAME, 4, torch.bfloat16) is None
-    assert plan_widening((make_layer("resized", 3, (12, 16)),), Frame(CANVAS), 4, torch.bfloat16) is None, (
-        "F.interpolate does it"
-    )
-    thirds = make_layer("thirds", 3, (7, 10), stride_px=(6.0, 6.0), offset_px=(5.0, 5.0))
-    assert plan_widening((thirds,), FRAME, 2, torch.bfloat16) is None, "a third is no number of eight bits"
-    monkeypatch.setattr(widening, "_MOST_CELLS", 24)
-    assert plan_widening(LAYERS, FRAME, 4, torch.bfloat16) is None
-    monkeypatch.setattr(widening, "_MOST_CELLS", 512)
-    monkeypatch.setattr(widening, "multiplies_tiles", lambda: False)
-    assert plan_widening(LAYERS, FRAME, 4, torch.bfloat16) is None
+def test_what_is_not_a_number_stays_so_and_cells_of_no_weight_are_not_read():
+    layers, frame = [make_layer("map", 1, (4, 4))], Frame((4, 4))
+    plan, response = plan_of(layers, frame, 1), draw(4, 4, 17)
+    response[1, 2] = torch.nan
+    out = torch.empty(4, 4, 17)
+    add_widened(out, [response], plan, 0, torch.zeros(17), relu=True)
+    assert torch.equal(out.isnan().any(-1), response.isnan().any(-1)), "each point reads its own cell and no neighbour"
+    assert torch.equal(out.nan_to_num(), response.relu().nan_to_num())
 
 
-@pytest.mark.parametrize("hidden", [0, 8])
-@pytest.mark.parametrize("coordinates", [False, True])
-def test_a_head_gives_the_same_logits_and_gradients_either_way(monkeypatch, hidden, coordinates):
-    torch.manual_seed(3)
-    spec = HeadSpec(hidden=hidden, output_stride=4, coordinates=coordinates)
-    mlp = PixelMLP(LAYERS, 4, spec, FRAME)
-    generator = torch.Generator().manual_seed(5)
-    maps = [torch.randn(2, *layer.map_hw, layer.channels, generator=generator) for layer in LAYERS]
-    found = {}
-    for fast in (True, False):
-        monkeypatch.setattr(widening, "multiplies_tiles", lambda fast=fast: fast)
-        conv = convert(mlp, torch.bfloat16)
-        logits = conv(maps)
-        assert [plan is not None for plan in conv._widening_plans.values()] == [fast]
-        logits.float().square().mean().backward()
-        found[fast] = logits, {name: parameter.grad for name, parameter in conv.named_parameters()}
-    torch.testing.assert_close(found[True][0], found[False][0], rtol=0.02, atol=0.03)
-    for name, gradient in found[True][1].items():
-        torch.testing.assert_close(gradient, found[False][1][name], rtol=0.05, atol=0.02, msg=name)
+def test_bfloat16_is_rounded_as_torch_rounds_it():
+    plan = plan_of([make_layer("map", 1, (1, 2))], Frame((1, 4)), 1)
+    first, second = draw(20_000, seed=1).bfloat16(), draw(20_000, seed=2).bfloat16()
+    out = torch.empty(1, 4, 20_000, dtype=torch.bfloat16)
+    add_widened(out, [torch.stack([first, second])[None]], plan, 0, torch.zeros(20_000, dtype=torch.bfloat16))
+    exact = [0.75 * first.double() + 0.25 * second.double(), 0.25 * first.double() + 0.75 * second.double()]
+    # Eight bits times three quarters are exact in float32, and so are most of the sums.
+    assert all(torch.equal(total.float().double(), total) for total in (part[:100] for part in exact))
+    expected = torch.stack([first.double(), *exact, second.double()]).float().bfloat16()
+    assert torch.equal(out[0], expected)
 
 
-def test_a_head_that_predicted_first_can_be_trained_afterwards():
-    conv = convert(PixelMLP(LAYERS, 4, HeadSpec(hidden=8, output_stride=4), FRAME), torch.bfloat16)
-    maps = [torch.randn(1, *layer.map_hw, layer.channels) for layer in LAYERS]
-    with torch.inference_mode():
-        predicted = conv(maps)
-    conv(maps).float().square().mean().backward()
-    assert all(parameter.grad is not None for parameter in conv.parameters())
-    torch.testing.assert_close(conv(maps).detach(), predicted.clone())
+def test_what_is_not_finite_does_not_become_so():
+    layers, frame = [make_layer("map", 1, (4, 4))], Frame((8, 8))
+    plan, response = plan_of(layers, frame, 1), torch.zeros(4, 4, 16)
+    response[1, 2] = torch.inf
+    out = torch.empty(8, 8, 16)
+    add_widened(out, [response], plan, 0, torch.zeros(16))
+    assert not out[2:4, 4:6].isfinite().any()
+    assert out[:1].isfinite().all()
+
+
+def test_a_sum_is_the_same_whatever_the_number_of_threads():
+    layers, frame = [make_layer("fine", 1, (20, 30)), make_layer("coarse", 1, (5, 7))], Frame((40, 60))
+    plan = plan_of(layers, frame, 1)
+    responses = [draw(*layer.map_hw, 37, seed=k) for k, layer in enumerate(layers)]
+    found = []
+    for threads in (1, 2, 5, 64):
+        with torch_threads(threads):
+            out = torch.empty(40, 60, 37)
+            add_widened(out, responses, plan, 0, torch.zeros(37))
+            found.append(out)
+    assert all(torch.equal(out, found[0]) for out in found)
+
+
+def test_threads_of_python_s_may_use_kernels_at_once():
+    layers, frame = [make_layer("map", 1, (9, 11))], Frame((36, 44))
+    plan = plan_of(layers, frame, 1)
+    responses = [[draw(9, 11, 40, seed=seed)] for seed in range(8)]
+
+    def widened(values):
+        with torch_threads(2):
+            out = torch.empty(36, 44, 40)
+            for _ in range(20):
+                add_widened(out, values, plan, 0, torch.zeros(40))
+        return out
+
+    expected = [widened(values) for values in responses]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(*pair) for pair in zip(pool.map(widened, responses), expected, strict=True))
+
+
+def test_without_torch_s_threads_a_kernel_does_all_its_parts_itself(monkeypatch):
+    layers, frame = [make_layer("map", 1, (9, 11))], Frame((36, 44))
+    plan, response = plan_of(layers, frame, 1), draw(9, 11, 40)
+    expected, found = torch.empty(36, 44, 40), torch.zeros(36, 44, 40)
+    with torch_threads(3):
+        add_widened(expected, [response], plan, 0, torch.zeros(40))
+        monkeypatch.setattr(team, "_openmp", lambda: None)
+        add_widened(found, [response], plan, 0, torch.zeros(40))
+    assert torch.equal(found, expected)
+    assert relative_difference(found, resample(response[None], layers[0], frame, 1)[0]) < 1e-6
+
+
+def test_kernels_are_for_float32_and_bfloat16_on_cpus():
+    assert can_widen(torch.device("cpu"), torch.float32)
+    assert can_widen(torch.device("cpu"), torch.bfloat16)
+    assert not can_widen(torch.device("cpu"), torch.float64)
+    assert not can_widen(torch.device("meta"), torch.float32)
+
+
+def test_taps_say_which_cells_some_points_need():
+    axis = layer_axes(make_layer("map", 1, (4, 4)), Frame((8, 8)))[0]
+    taps = plan_taps([axis], 8, 1)
+    assert taps.needed(0, 1) == [slice(0, 1)], "the first point lies before the first cell's centre"
+    assert taps.needed(1, 3) == [slice(0, 2)]
+    assert taps.needed(0, 8) == [slice(0, 4)]
+    np.testing.assert_allclose(taps.weights[0], [0, 0.25, 0.75, 0.25, 0.75, 0.25, 0.75, 1])

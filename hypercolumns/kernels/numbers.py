@@ -1,0 +1,56 @@
+"""What kernels need to read torch's memory: arrays at an address, and which types are kept there.
+
+bfloat16 is seen as ``uint16``, as NumPy would keep it, float16 as ``int16``, which tells the two apart (`hypercolumns.kernels.
+lanes` makes float32 of them).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+
+__all__ = ["BFLOATS", "FLOATS", "NUMBERS", "SEEN_AS", "array_at", "compiled", "take_ticket"]
+
+SEEN_AS = {torch.float32: np.float32, torch.bfloat16: np.uint16, torch.float16: np.int16}
+"""What kernels see of each of torch's types."""
+
+FLOATS, BFLOATS, NUMBERS = np.empty(0, np.float32), np.empty(0, np.uint16), np.empty(0, np.int64)
+"""Arrays that others are like (see `array_at`)."""
+
+compiled = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
+"""Compile a part of a kernel. Products and sums may be fused; nothing else is reordered, and what is not a number stays so."""
+
+
+def array_at(address: int, shape: tuple[int, ...], like: Any) -> Any:
+    """Return the array at an address (in C order), of the type of another one; in kernels alone."""
+    raise NotImplementedError
+
+
+@overload(array_at, strict=False)
+def _array_at(address: Any, shape: Any, like: Any) -> Any:
+    return lambda address, shape, like: numba.carray(_pointer(address, like), shape)
+
+
+@intrinsic
+def _pointer(context: Any, address: Any, like: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like.dtype)(types.int64, like), generate
+
+
+@intrinsic
+def take_ticket(context: Any, counter: Any) -> Any:
+    """Count one up in the int64 at a pointer and return what it was before: for threads that share work out."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.int64(counter), generate

@@ -1,0 +1,246 @@
+"""Read the responses of several maps at the points of some grid rows, and sum them up.
+
+Every point has two cells on each axis of each map. A grid row first takes its share of two rows of each map, which stay in the
+cache; each of its points then adds up two cells of each map, in registers, and is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hypercolumns.geometry import AxisMap, grid_positions, linear_taps
+from hypercolumns.kernels.lanes import LANES, add_product, load, load_some, positive, spread, store, store_some
+from hypercolumns.kernels.numbers import BFLOATS, FLOATS, NUMBERS, array_at, compiled, take_ticket
+from hypercolumns.kernels.team import kernel
+
+__all__ = ["PLAN_FIELDS", "Taps", "Widening", "add_widened", "can_widen", "plan_taps", "tables"]
+
+PLAN_FIELDS = ("maps", "points", "widths", "row_lower", "row_upper", "row_weights", "lower", "upper", "weights")
+"""What kernels are told of a plan."""
+
+_FIELDS = (*PLAN_FIELDS, "addresses", "out", "rows", "columns", "channels", "start", "onto", "pitch", "relu", "scratch")
+
+
+@dataclass(frozen=True, eq=False)
+class Taps:
+    """Where the points of an axis of the grid read each of some maps.
+
+    Attributes:
+        cells: Of the axis, in each map.
+        lower: First cell that a point reads (maps, points).
+        upper: Second cell.
+        weights: Of the second cell, float32. A cell of no weight is not read: both are the other one then.
+    """
+
+    cells: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    weights: np.ndarray
+
+    def needed(self, start: int, stop: int) -> list[slice]:
+        """Return which cells of each map some points read."""
+        firsts, lasts = self.lower[:, start].tolist(), self.upper[:, stop - 1].tolist()
+        return [slice(first, last + 1) for first, last in zip(firsts, lasts, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Widening:
+    """How a grid reads some maps: its rows and its columns."""
+
+    rows: Taps
+    columns: Taps
+
+    @cached_property
+    def by_column(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What each column of the grid reads of a row of all maps, one map after the other: lower, upper and weights."""
+        base = np.cumsum(self.columns.cells) - self.columns.cells
+        lower, upper = (np.ascontiguousarray(cells.T + base) for cells in (self.columns.lower, self.columns.upper))
+        return lower, upper, np.ascontiguousarray(self.columns.weights.T)
+
+    def values(self) -> dict[str, int]:
+        """Return what kernels are told (`PLAN_FIELDS`)."""
+        rows = self.rows
+        arrays = (self.columns.cells, rows.lower, rows.upper, rows.weights, *self.by_column)
+        return dict(zip(PLAN_FIELDS, (*rows.lower.shape, *(array.ctypes.data for array in arrays)), strict=True))
+
+
+def can_widen(device: torch.device, dtype: torch.dtype) -> bool:
+    """Say whether there are kernels for responses of this type on this device."""
+    return device.type == "cpu" and dtype in _KERNELS
+
+
+def plan_taps(axes: Sequence[AxisMap], count: int, stride_px: int) -> Taps:
+    """Find what the grid positions s·(j+½) read of an axis of each map.
+
+    Args:
+        axes: One for each map.
+        count: Points of the grid along it.
+        stride_px: Output stride s.
+    """
+    lower, upper, weights = (np.zeros((len(axes), count), kind) for kind in (np.int64, np.int64, np.float32))
+    for number, axis in enumerate(axes):
+        first, second, weight = linear_taps(grid_positions(count, stride_px), axis)
+        lower[number] = torch.where(weight < 1, first, second)
+        upper[number] = torch.where(weight > 0, second, first)
+        weights[number] = weight
+    return Taps(np.array([axis.cells for axis in axes], np.int64), lower, upper, weights)
+
+
+def add_widened(
+    out: Float[Tensor, "n x c"],
+    responses: Sequence[Float[Tensor, "_ _ c"]],
+    plan: Widening,
+    start: int,
+    onto: Float[Tensor, "n x c"] | Float[Tensor, " c"],
+    *,
+    relu: bool = False,
+) -> None:
+    """Add what grid rows read of responses to something, such as a bias.
+
+    Args:
+        out: The grid's rows from `start` on are written here: float32 or bfloat16, in one piece of memory, as all that follow.
+        responses: Of each of the plan's maps, in the same type.
+        plan: Of these maps.
+        start: First grid row.
+        onto: What they are added to, in the same type: for each point (it may be `out`), or the same for all.
+        relu: Replace negative sums by zero.
+    """
+    rows, columns, channels = out.shape
+    parts = min(torch.get_num_threads(), rows)
+    scratch = torch.empty(parts, int(plan.columns.cells.sum()), channels)
+    addresses = np.array([values.data_ptr() for values in responses], np.int64)
+    _KERNELS[out.dtype](
+        parts,
+        **plan.values(),
+        addresses=addresses.ctypes.data,
+        out=out.data_ptr(),
+        rows=rows,
+        columns=columns,
+        channels=channels,
+        start=start,
+        onto=onto.data_ptr(),
+        pitch=channels if onto.dim() == 3 else 0,
+        relu=int(relu),
+        scratch=scratch.data_ptr(),
+    )
+
+
+@compiled
+def tables(job: Any) -> Any:
+    """Return the arrays of a plan; in kernels alone."""
+    maps, points, columns = job.maps, job.points, job.columns
+    return (
+        array_at(job.widths, (maps,), NUMBERS),
+        array_at(job.row_lower, (maps, points), NUMBERS),
+        array_at(job.row_upper, (maps, points), NUMBERS),
+        array_at(job.row_weights, (maps, points), FLOATS),
+        array_at(job.lower, (columns, maps), NUMBERS),
+        array_at(job.upper, (columns, maps), NUMBERS),
+        array_at(job.weights, (columns, maps), FLOATS),
+    )
+
+
+@compiled
+def _mix_rows(out: Any, start: Any, low: Any, high: Any, weight: Any) -> None:
+    """Write the weighted mean of two rows from a place on."""
+    none, first, second = spread(np.float32(0)), spread(np.float32(1) - weight), spread(weight)
+    whole = LANES * (len(low) // LANES)
+    rest = len(low) - whole
+    for i in range(0, whole, LANES):
+        store(out, start + i, add_product(add_product(none, load(low, i), first), load(high, i), second))
+    if rest:
+        mixed = add_product(none, load_some(low, whole, rest), first)
+        store_some(out, start + whole, add_product(mixed, load_some(high, whole, rest), second), rest)
+
+
+@compiled
+def _take(total: Any, rows: Any, low: Any, high: Any, first: Any, second: Any) -> Any:
+    return add_product(add_product(total, load(rows, low), first), load(rows, high), second)
+
+
+@compiled
+def _take_some(total: Any, rows: Any, low: Any, high: Any, first: Any, second: Any, count: Any) -> Any:
+    return add_product(add_product(total, load_some(rows, low, count), first), load_some(rows, high, count), second)
+
+
+@compiled
+def _sum_point(out: Any, point: Any, onto: Any, there: Any, rows: Any, lower: Any, upper: Any, weights: Any, job: Any) -> None:
+    """Add up a point's cells: four times sixteen channels at once, so that places and weights are reckoned for all of them."""
+    maps, channels, relu = job.maps, job.channels, job.relu != 0
+    fours, whole = 4 * LANES * (channels // (4 * LANES)), LANES * (channels // LANES)
+    for i in range(0, fours, 4 * LANES):
+        one, two = load(onto, there + i), load(onto, there + i + LANES)
+        three, four = load(onto, there + i + 2 * LANES), load(onto, there + i + 3 * LANES)
+        for m in range(maps):
+            low, high = lower[m] * channels + i, upper[m] * channels + i
+            first, second = spread(np.float32(1) - weights[m]), spread(weights[m])
+            one = _take(one, rows, low, high, first, second)
+            two = _take(two, rows, low + LANES, high + LANES, first, second)
+            three = _take(three, rows, low + 2 * LANES, high + 2 * LANES, first, second)
+            four = _take(four, rows, low + 3 * LANES, high + 3 * LANES, first, second)
+        store(out, point + i, positive(one) if relu else one)
+        store(out, point + i + LANES, positive(two) if relu else two)
+        store(out, point + i + 2 * LANES, positive(three) if relu else three)
+        store(out, point + i + 3 * LANES, positive(four) if relu else four)
+    for i in range(fours, whole, LANES):
+        total = load(onto, there + i)
+        for m in range(maps):
+            low, high = lower[m] * channels + i, upper[m] * channels + i
+            total = _take(total, rows, low, high, spread(np.float32(1) - weights[m]), spread(weights[m]))
+        store(out, point + i, positive(total) if relu else total)
+    rest = channels - whole
+    if rest:
+        total = load_some(onto, there + whole, rest)
+        for m in range(maps):
+            low, high = lower[m] * channels + whole, upper[m] * channels + whole
+            total = _take_some(total, rows, low, high, spread(np.float32(1) - weights[m]), spread(weights[m]), rest)
+        store_some(out, point + whole, positive(total) if relu else total, rest)
+
+
+@compiled
+def _add_rows(job: Any, like: Any, part: Any) -> None:
+    widths, row_lower, row_upper, row_weights, lower, upper, weights = tables(job)
+    parts, maps, count, columns, channels, start = job.parts, job.maps, job.rows, job.columns, job.channels, job.start
+    addresses = array_at(job.addresses, (maps,), NUMBERS)
+    out = array_at(job.out, (count * columns * channels,), like)
+    onto = array_at(job.onto, (count * columns * channels,), like)
+    rows = array_at(job.scratch, (parts, widths.sum() * channels), FLOATS)[part]
+    for y in range(count * part // parts, count * (part + 1) // parts):
+        base = 0
+        for m in range(maps):
+            size = widths[m] * channels
+            low = array_at(addresses[m] + row_lower[m, start + y] * size * like.itemsize, (size,), like)
+            high = array_at(addresses[m] + row_upper[m, start + y] * size * like.itemsize, (size,), like)
+            _mix_rows(rows, base, low, high, row_weights[m, start + y])
+            base += size
+        for x in range(columns):
+            point = y * columns + x
+            _sum_point(out, point * channels, onto, point * job.pitch, rows, lower[x], upper[x], weights[x], job)
+
+
+@kernel(_FIELDS)
+def _add_float32(address: Any) -> None:
+    job, part = numba.carray(address, 1)[0], take_ticket(address)
+    while part < job.parts:
+        _add_rows(job, FLOATS, part)
+        part = take_ticket(address)
+
+
+@kernel(_FIELDS)
+def _add_bfloat16(address: Any) -> None:
+    job, part = numba.carray(address, 1)[0], take_ticket(address)
+    while part < job.parts:
+        _add_rows(job, BFLOATS, part)
+        part = take_ticket(address)
+
+
+_KERNELS = {torch.float32: _add_float32, torch.bfloat16: _add_bfloat16}

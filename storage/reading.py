@@ -117,15 +117,29 @@ class MapReader:
             raise IndexError(
                 f"layer {layer}: expected cells from 0 to {height * width - 1}, got {int(wanted.min())} to {int(wanted.max())}"
             )
-        if self._core.compressed or (not self._keep_cached and self._must_verify(layer, int(row), "maps")):
-            stored = np.empty((height, width, channels), stored_dtype(self._dtype))
+        if not self._is_read_whole(layer, int(row)):
+            self._expect(layer, int(row), wanted)
+        stored, scale_offset = self.read_row(layer, row)
+        picked = stored.reshape(-1, channels).take(wanted, axis=0)
+        return decode(self._dtype, picked, None if scale_offset is None else scale_offset[:, 0, 0])
+
+    def read_row(self, layer: str, row: int) -> tuple[Array, Array | None]:
+        """Read one row's map as it is kept, for a caller that wants little of it: mapped where it need not be read whole.
+
+        Arguments and errors are those of `read_cells`.
+
+        Returns:
+            (h, w, C) of the stored type, bfloat16 as its bits; and for uint8 scale and offset, (2, 1, 1, 1, C).
+        """
+        if self._is_read_whole(layer, int(row)):
+            stored = np.empty(self._shape(layer), stored_dtype(self._dtype))
             self._row_into(layer, int(row), "maps", stored)
         else:
-            self._expect(layer, int(row), wanted)
             stored = self._view(layer, int(row))
-        picked = stored.reshape(-1, channels).take(wanted, axis=0)
-        scale_offset = self._scale_offset(layer, [int(row)])
-        return decode(self._dtype, picked, None if scale_offset is None else scale_offset[:, 0, 0])
+        return stored, self._scale_offset(layer, [int(row)])
+
+    def _is_read_whole(self, layer: str, row: int) -> bool:
+        return self._core.compressed or (not self._keep_cached and self._must_verify(layer, row, "maps"))
 
     def _expect(self, layer: str, row: int, cells: Array) -> None:
         """Have cells of a row fetched that is touched for the first time and not read as a whole, to be verified."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hypercolumns.backbones import Backbone, LayerInfo, build_backbone
-from hypercolumns.columns import Frame, point_taps, weigh
+from hypercolumns.columns import Frame, gather_kept
 from hypercolumns.sources import CanvasLoader, Item, select_layers
 from hypercolumns.specs import BackboneSpec, ExperimentSpec, Precision, StoreSpec
 from storage.core import store_key
@@ -183,10 +183,13 @@ class StoreSource:
     def gather(self, item: Item, points_xy: Tensor, frame: Frame) -> Tensor:
         """Return the hypercolumns of one image at canvas positions, reading only the cells around them."""
         row = self._rows[item]
-        columns = []
-        for layer, cells, weights in zip(self.layers, *point_taps(points_xy, self.layers, frame), strict=True):
-            columns.append(weigh(_tensor(self._reader.read_cells(layer.name, row, cells.reshape(-1).numpy())), weights))
-        return torch.cat([torch.empty(len(points_xy), 0), *columns], dim=1)
+        stored, scales = zip(*(self._reader.read_row(layer.name, row) for layer in self.layers), strict=True)
+        columns = gather_kept(stored, points_xy, self.layers, frame)
+        if scales[0] is None:
+            return columns
+        # The four weights of a point sum to one: what is added to each cell is added to the point.
+        scale, offset = torch.from_numpy(np.concatenate([values.reshape(2, -1) for values in scales], axis=1))
+        return columns.mul_(scale).add_(offset)
 
     def select(self, names: Sequence[str]) -> StoreSource:
         """Return a source of some of the layers, which alone are read."""

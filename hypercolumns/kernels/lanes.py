@@ -19,6 +19,7 @@ LANES = 16
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTEGERS = ir.VectorType(ir.IntType(32), LANES)
 _SHORTS = ir.VectorType(ir.IntType(16), LANES)
+_OCTETS = ir.VectorType(ir.IntType(8), LANES)
 _HALVES = ir.VectorType(ir.HalfType(), LANES)
 _TRUTHS = ir.VectorType(ir.IntType(1), LANES)
 
@@ -145,7 +146,7 @@ def keep_where_positive(context: Any, lanes: Any, condition: Any) -> Any:
 
 def _place(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
     data = context.make_array(kind)(context, builder, array).data
-    vector = _FLOATS if kind.dtype == types.float32 else _SHORTS
+    vector = {types.float32: _FLOATS, types.uint8: _OCTETS}.get(kind.dtype, _SHORTS)
     return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
 
 
@@ -154,12 +155,14 @@ def _bytes(kind: Any) -> int:
 
 
 def _name(kind: Any) -> str:
-    return f"v{LANES}f32" if kind.dtype == types.float32 else f"v{LANES}i16"
+    return f"v{LANES}f32" if kind.dtype == types.float32 else f"v{LANES}i{kind.dtype.bitwidth}"
 
 
 def _to_floats(builder: Any, kind: Any, value: Any) -> Any:
     if kind.dtype == types.float32:
         return value
+    if kind.dtype == types.uint8:
+        return builder.uitofp(value, _FLOATS)
     if kind.dtype == types.int16:
         return builder.fpext(builder.bitcast(value, _HALVES), _FLOATS)
     return builder.bitcast(builder.shl(builder.zext(value, _INTEGERS), _all(16)), _FLOATS)

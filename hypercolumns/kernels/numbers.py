@@ -10,18 +10,17 @@ from typing import Any
 
 import numba
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-__all__ = ["BFLOATS", "FLOATS", "NUMBERS", "SEEN_AS", "array_at", "compiled", "take_ticket"]
+__all__ = ["BFLOATS", "BYTES", "DOUBLES", "FLOATS", "HALVES", "NUMBERS", "array_at", "compiled", "take_ticket"]
 
-SEEN_AS = {torch.float32: np.float32, torch.bfloat16: np.uint16, torch.float16: np.int16}
-"""What kernels see of each of torch's types."""
+FLOATS, BFLOATS, HALVES, BYTES = (np.empty(0, kind) for kind in (np.float32, np.uint16, np.int16, np.uint8))
+"""Arrays that others are like (see `array_at`), of each type that numbers are kept in."""
 
-FLOATS, BFLOATS, NUMBERS = np.empty(0, np.float32), np.empty(0, np.uint16), np.empty(0, np.int64)
-"""Arrays that others are like (see `array_at`)."""
+DOUBLES, NUMBERS = np.empty(0, np.float64), np.empty(0, np.int64)
+"""The same for positions, and for addresses, places and sizes."""
 
 compiled = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 """Compile a part of a kernel. Products and sums may be fused; nothing else is reordered, and what is not a number stays so."""

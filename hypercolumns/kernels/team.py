@@ -34,34 +34,41 @@ class Kernel:
 
     Args:
         function: Takes a pointer to a record of whole numbers: the ticket that threads draw their parts by (`take_ticket`), the
-            number of parts (``parts``), and the fields.
+            number of parts (``parts``), whether one of them ``failed``, and the fields.
         fields: Names of the fields.
     """
 
     def __init__(self, function: Callable[[Any], None], fields: Sequence[str]) -> None:
         self._function = function
         self._fields = tuple(fields)
-        self._address: int | None = None
+        self._address = 0
+        self._plain: Callable[[int], None] | None = None
 
-    def __call__(self, parts: int, **values: int) -> None:
+    def __call__(self, parts: int, **values: int) -> bool:
         """Do all parts, each by a thread.
 
         Args:
             parts: How many; no more than torch has threads.
             values: One for each field. Whatever lies at an address must be kept alive by the caller.
+
+        Returns:
+            Whether it was done: whether no part has set ``failed``, of the record too.
         """
-        arguments = np.array([0, parts, *(values[name] for name in self._fields)], np.int64)
-        if self._address is None:
+        arguments = np.array([0, parts, 0, *(values[name] for name in self._fields)], np.int64)
+        there = arguments.__array_interface__["data"][0]
+        if self._plain is None:
             with _COMPILING:
                 self._address = self._compile()
+                self._plain = _PLAIN(self._address)
         openmp = _openmp() if parts > 1 else None
         if openmp is None:
-            _PLAIN(self._address)(arguments.ctypes.data)
+            self._plain(there)
         else:
-            openmp(self._address, arguments.ctypes.data, parts, 0)
+            openmp(self._address, there, parts, 0)
+        return not arguments[2]
 
     def _compile(self) -> int:
-        record = numba.from_dtype(np.dtype([(name, np.int64) for name in ("ticket", "parts", *self._fields)]))
+        record = numba.from_dtype(np.dtype([(name, np.int64) for name in ("ticket", "parts", "failed", *self._fields)]))
         decorate = numba.cfunc(types.void(types.CPointer(record)), nopython=True, cache=_can_keep())
         before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(_cache_folder())
         try:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypercolumns.columns import Frame, coordinate_columns, coordinate_grid, gather, resample, stack
+from hypercolumns.columns import Frame, coordinate_columns, coordinate_grid, gather, gather_kept, resample, stack
 from hypercolumns.errors import GeometryError
 from tests.core_factory import grid_points, loop_interpolate, make_layer, make_maps, relative_difference, torch_stack
 
@@ -132,6 +132,64 @@ def test_resampling_half_precision_keeps_its_type_and_stays_close(alignment):
     found = resample(values.bfloat16(), layer, frame, 2)
     assert found.dtype == torch.bfloat16
     assert relative_difference(found.float(), resample(values, layer, frame, 2)) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("alignment", ["resize", "receptive_field", "corners"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_gather_by_a_kernel_and_by_torch_s_operations_is_the_same(dtype, alignment, threads):
+    sizes = {(1, 1): 3, (1, 6): 16, (5, 1): 40, (9, 13): 129, (24, 32): 1}
+    layers = [make_layer(f"map {hw}", channels, hw, (2.5, 3.0), (1.5, 2.0)) for hw, channels in sizes.items()]
+    maps = [values[0].to(dtype) for values in make_maps(layers, 1)]
+    points = torch.rand(1200, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 40 - 4
+    frame = Frame((24, 32), alignment)
+    torch.set_num_threads(threads)
+    try:
+        found = gather(maps, points, layers, frame)
+    finally:
+        torch.set_num_threads(1)
+    plain = gather([values.clone().requires_grad_() for values in maps], points, layers, frame)
+    assert found.dtype == torch.float32
+    assert relative_difference(found, plain) < 1e-6
+    torch.testing.assert_close(gather(maps, points.float(), layers, frame), found, rtol=1e-4, atol=1e-4)
+    apart = [values.transpose(0, 1).contiguous().transpose(0, 1) for values in maps]
+    assert relative_difference(gather(apart, points, layers, frame), plain) < 1e-6, "maps that do not lie in one piece"
+    mixed = [maps[0].double(), *maps[1:]]
+    assert relative_difference(gather(mixed, points, layers, frame), plain) < 1e-6, "of several types"
+
+
+@pytest.mark.parametrize("kept_as", ["float32", "float16", "uint16", "uint8"])
+def test_maps_are_gathered_as_a_store_keeps_them(kept_as):
+    layers = [make_layer("fine", 17, (9, 13)), make_layer("coarse", 5, (2, 3))]
+    exact = [values[0] for values in make_maps(layers, 1, scale=30)]
+    if kept_as == "uint8":
+        stored = [values.abs().clamp(max=255).to(torch.uint8).numpy() for values in exact]
+        exact = [torch.from_numpy(values).float() for values in stored]
+    elif kept_as == "uint16":
+        stored = [values.bfloat16().view(torch.uint16).numpy() for values in exact]
+        exact = [values.bfloat16().float() for values in exact]
+    else:
+        stored = [values.numpy().astype(kept_as) for values in exact]
+        exact = [torch.from_numpy(values).float() for values in stored]
+    points = torch.rand(50, 2) * 40
+    found = gather_kept(stored, points, layers, Frame((36, 40)))
+    assert relative_difference(found, gather(exact, points, layers, Frame((36, 40)))) < 1e-6
+    unwritable = [np.broadcast_to(values, values.shape) for values in stored]
+    assert torch.equal(gather_kept(unwritable, points, layers, Frame((36, 40))), found)
+    assert gather_kept([], points, [], Frame((36, 40))).shape == (50, 0)
+    assert gather_kept(stored, points[:0], layers, Frame((36, 40))).shape == (0, 22)
+    with pytest.raises(GeometryError, match=r"layer coarse: expected a map of \(2, 3\) cells, got \(9, 13\)"):
+        gather_kept([stored[0], stored[0]], points, layers, Frame((36, 40)))
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_position_that_is_not_finite_is_refused(wrong, grad):
+    layer = make_layer("map", 3, (4, 5))
+    maps = [make_maps([layer], 1)[0][0].requires_grad_(grad)]
+    points = torch.tensor([[1.0, 2.0], [3.0, wrong]])
+    with pytest.raises(GeometryError, match=r"point 1: expected a finite position x, y on the canvas, got \[3.0, (nan|inf)\]"):
+        gather(maps, points, [layer], Frame((8, 10)))
 
 
 def test_gather_reads_stored_half_precision_in_float32():

@@ -11,22 +11,28 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hypercolumns.kernels.summing import sum_cells
 from hypercolumns.read_ahead import read_ahead
 from storage.errors import RowsMissingError
 from storage.features import FeatureStore
+from storage.reading import MapReader
 from tasks.cluster import ClusterError, Terms
 from tasks.jobs import Message
 
 __all__ = ["RowSums", "RowsPart", "Workers", "add_sums", "sum_layer", "sum_part"]
 
+T = TypeVar("T")
+U = TypeVar("U")
 _THREADS = 2
+_AT_ONCE = 8
+"""Rows that a thread adds up before it hands their sums over, which takes as long as adding one up."""
 _PARTS_PER_THREAD = 4
 _ADDED_AT_ONCE = 8
 
@@ -142,27 +148,32 @@ def _sum_rows(store: FeatureStore, layer: str, first_row: int, rows: Sequence[in
 
     first = cells_of(first_row).float()
     shift = first.mean(dim=0)
-    total = torch.zeros(len(shift), dtype=torch.float64)
     if crossed:
+        total = torch.zeros(len(shift), dtype=torch.float64)
         products = torch.zeros(len(shift), len(shift), dtype=torch.float64)
-        for centred in _ahead(rows, lambda row: (cells_of(row).double().sub_(shift),)):
-            total += centred[0].sum(dim=0)
-            products.addmm_(centred[0].T, centred[0])
-    else:
-        products = torch.zeros(len(shift), dtype=torch.float64)
-        for part, squares in _ahead(rows, lambda row: _moments(cells_of(row).float().sub_(shift))):
-            total += part
-            products += squares
-    return RowSums(len(rows) * len(first), shift.double().numpy(), total.numpy(), products.numpy())
+        for centred in _ahead(rows, lambda row: cells_of(row).double().sub_(shift)):
+            total += centred.sum(dim=0)
+            products.addmm_(centred.T, centred)
+        return RowSums(len(rows) * len(first), shift.double().numpy(), total.numpy(), products.numpy())
+    subtracted, sums = shift.numpy(), np.zeros((2, len(shift)))
+
+    def sums_of(some: Sequence[int]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = np.sum([sum_cells(_kept(reader, layer, row), subtracted) for row in some], axis=0)
+        return found
+
+    for part in _ahead([rows[first : first + _AT_ONCE] for first in range(0, len(rows), _AT_ONCE)], sums_of):
+        sums += part
+    return RowSums(len(rows) * len(first), shift.double().numpy(), *sums)
 
 
-def _moments(centred: Tensor) -> tuple[Tensor, Tensor]:
-    return centred.sum(dim=0).double(), centred.square_().sum(dim=0).double()
+def _kept(reader: MapReader, layer: str, row: int) -> NDArray[Any]:
+    """Read a row as it is kept; bytes, which say nothing without their scales, as float32."""
+    return reader.read(layer, [row]) if reader.dtype == "uint8" else reader.read_row(layer, row)[0]
 
 
-def _ahead(rows: Sequence[int], read: Callable[[int], tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
-    # A thread a row, side by side: torch's own threads would wait for each other at the end of each small operation.
-    return read_ahead(rows, read, threads=_THREADS, ahead=2 * _THREADS, torch_threads=1)
+def _ahead(work: Sequence[U], read: Callable[[U], T]) -> Iterator[T]:
+    # Side by side: torch's own threads would wait for each other at the end of each small operation.
+    return read_ahead(work, read, threads=_THREADS, ahead=2 * _THREADS, torch_threads=1)
 
 
 def _ranges(rows: Iterable[int]) -> Iterator[tuple[int, int]]:

@@ -6,18 +6,29 @@ zero, masks with VOID, and scores are read from the content's grid points only. 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import Placement, axis_map, linear_taps, place
+from hypercolumns.kernels.labelling import Positions, best_interpolated
 from hypercolumns.specs import CanvasSpec
 
-__all__ = ["IMAGENET_MEAN_RGB", "best_labels", "fit_image", "fit_mask", "flip_view", "normalise", "restore_logits"]
+__all__ = [
+    "IMAGENET_MEAN_RGB",
+    "best_labels",
+    "fit_image",
+    "fit_mask",
+    "flip_view",
+    "label_pixels",
+    "normalise",
+    "restore_logits",
+]
 
 IMAGENET_MEAN_RGB = (0.485, 0.456, 0.406)
 _VOID = 255
@@ -156,21 +167,20 @@ def restore_logits(logits: Float[Tensor, "c h w"], placement: Placement) -> Floa
     Returns:
         Scores at the image's pixel centres (C, image_H, image_W).
     """
-    top, left, bottom, right = placement.box_yxyx
-    (grid_height, grid_width), (canvas_height, canvas_width) = logits.shape[1:], placement.canvas_hw
-    if not any((edge * grid_height) % canvas_height for edge in (top, bottom)) and not any(
-        (edge * grid_width) % canvas_width for edge in (left, right)
-    ):
-        content = logits[
-            :,
-            top * grid_height // canvas_height : bottom * grid_height // canvas_height,
-            left * grid_width // canvas_width : right * grid_width // canvas_width,
-        ]
-        if content.shape[1:] == placement.image_hw:
-            return content
-        return _interpolate(content, placement.image_hw)
-    rows = _resample(logits, 1, grid_height, canvas_height, (top, bottom), placement.image_hw[0])
-    return _resample(rows, 2, grid_width, canvas_width, (left, right), placement.image_hw[1])
+    rows, columns = _pixel_positions((logits.shape[1], logits.shape[2]), placement)
+    return _read(_read(logits, 1, rows), 2, columns)
+
+
+def label_pixels(logits: Float[Tensor, "c h w"], placement: Placement) -> np.ndarray:
+    """Return the best class of every pixel of the image, uint8 (H, W): `best_labels` of `restore_logits`, to rounding.
+
+    Arguments are those of `restore_logits`; on CPUs the scores of the pixels are not written.
+    """
+    if logits.device.type != "cpu" or logits.dtype != torch.float32:
+        return best_labels(restore_logits(logits, placement))
+    positions = _pixel_positions((logits.shape[1], logits.shape[2]), placement)
+    labels: np.ndarray = best_interpolated(logits.permute(1, 2, 0), *positions).numpy()
+    return labels
 
 
 def best_labels(logits: Float[Tensor, "c h w"]) -> np.ndarray:
@@ -186,23 +196,16 @@ def best_labels(logits: Float[Tensor, "c h w"]) -> np.ndarray:
     return best
 
 
-def _interpolate(logits: Tensor, image_hw: tuple[int, int]) -> Tensor:
-    """Interpolate as `F.interpolate(align_corners=False)` does, to rounding.
-
-    Rows first, then the columns of each row as of an image of its own: torch's threads share images out among them, not the
-    rows of one; and who then looks for the best class finds a row in the cache of the core that interpolated it. Channels last
-    in memory, as the heads leave them: several times faster.
-    """
-    height, width = image_hw
-    cells = logits.permute(1, 2, 0).contiguous()
-    lower, upper, weight = linear_taps(torch.arange(height) + 0.5, axis_map(height, len(cells)))
-    above, below = (cells.index_select(0, index.to(cells.device)) for index in (lower, upper))
-    rows = torch.lerp(above, below, weight.to(cells)[:, None, None])[:, None].permute(0, 3, 1, 2)
-    return functional.interpolate(rows, size=(1, width), mode="bilinear", align_corners=False)[:, :, 0].permute(1, 0, 2)
+@lru_cache(maxsize=64)
+def _pixel_positions(grid_hw: tuple[int, int], placement: Placement) -> tuple[Positions, Positions]:
+    """Find the grid points between which the image's pixels lie, and their weights, along each axis."""
+    top, left, bottom, right = placement.box_yxyx
+    (height, width), (rows, columns) = placement.canvas_hw, placement.image_hw
+    return _axis_positions(grid_hw[0], height, (top, bottom), rows), _axis_positions(grid_hw[1], width, (left, right), columns)
 
 
-def _resample(logits: Tensor, dim: int, cells: int, canvas: int, box: tuple[int, int], pixels: int) -> Tensor:
-    """Interpolate linearly along one axis, from a canvas' `cells` to the `pixels` that fill the box on it."""
+def _axis_positions(cells: int, canvas: int, box: tuple[int, int], pixels: int) -> Positions:
+    """Find where the `pixels` that fill a box on the canvas lie between the canvas' `cells`, along one axis."""
     start, stop = box
     cell_px = canvas / cells
     # The first and last cell whose centre lies in the content; a content between two centres reads both of them.
@@ -211,7 +214,12 @@ def _resample(logits: Tensor, dim: int, cells: int, canvas: int, box: tuple[int,
     first, last = (max(0, min(first, last)), min(cells - 1, max(first, last)))
     positions = start + (torch.arange(pixels, dtype=torch.float64) + 0.5) * ((stop - start) / pixels)
     positions = positions.clamp((first + 0.5) * cell_px, (last + 0.5) * cell_px)
-    lower, upper, weight = linear_taps(positions, axis_map(canvas, cells))
-    weight = weight.to(logits).reshape([-1 if axis == dim else 1 for axis in range(logits.ndim)])
+    return linear_taps(positions, axis_map(canvas, cells))
+
+
+def _read(logits: Tensor, dim: int, positions: Positions) -> Tensor:
+    """Interpolate linearly along one axis."""
+    lower, upper, weight = positions
+    shares = weight.to(logits).reshape([-1 if axis == dim else 1 for axis in range(logits.ndim)])
     device = logits.device
-    return torch.lerp(logits.index_select(dim, lower.to(device)), logits.index_select(dim, upper.to(device)), weight)
+    return torch.lerp(logits.index_select(dim, lower.to(device)), logits.index_select(dim, upper.to(device)), shares)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hypercolumns.canvas import best_labels, restore_logits
+from hypercolumns.canvas import label_pixels
 from hypercolumns.geometry import Placement
 from hypercolumns.heads.pixel import PixelConv
 from hypercolumns.sources import MapSource
@@ -73,4 +73,4 @@ def segment(model: PixelConv, source: MapSource, index: int, placement: Placemen
         Labels (H, W), 0 … classes-1.
     """
     scores = canvas_scores(model, source, index, flip=flip)
-    return best_labels(restore_logits(scores, placement))
+    return label_pixels(scores, placement)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hypercolumns.backbones import build_backbone
-from hypercolumns.canvas import best_labels, restore_logits
+from hypercolumns.canvas import label_pixels
 from hypercolumns.errors import MetricError
 from hypercolumns.geometry import place
 from hypercolumns.heads import PixelConv
@@ -121,7 +121,7 @@ def _matrices(
         notebook = spec.evaluate.protocol == "notebook"
         truth = manifest.canvas_mask(entry, spec) if notebook else manifest.mask(entry)
         placement = place(card.canvas.size_hw if notebook else entry.image_hw, card.canvas)
-        predicted = best_labels(restore_logits(average_views(view_logits(model, maps)), placement))
+        predicted = label_pixels(average_views(view_logits(model, maps)), placement)
         found.append(confusion_matrix(truth, labels[predicted], len(names)))
     return np.stack(found)
 

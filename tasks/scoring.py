@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from hypercolumns.canvas import best_labels, restore_logits
+from hypercolumns.canvas import label_pixels
 from hypercolumns.geometry import Placement, place
 from hypercolumns.heads import PixelConv, convert
 from hypercolumns.metrics.segmentation import confusion_matrix
@@ -76,7 +76,7 @@ class Judge:
             views = view_logits(model, maps)
             for name, offset in offsets.items():
                 scores = average_views(views if offset is None else [view + offset[:, None, None] for view in views])
-                predicted = best_labels(restore_logits(scores, placement))
+                predicted = label_pixels(scores, placement)
                 found[name].append(confusion_matrix(truth, predicted, self.manifest.classes))
                 if keep and name == first:
                     self.predictions[index] = predicted

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hypercolumns.errors import GeometryError
 from hypercolumns.kernels.lanes import LANES, add_product, load, load_some, spread, store, store_some
-from hypercolumns.kernels.numbers import BFLOATS, BYTES, DOUBLES, FLOATS, HALVES, NUMBERS, array_at, compiled, take_ticket
+from hypercolumns.kernels.numbers import BFLOATS, DOUBLES, FLOATS, HALVES, NUMBERS, OCTETS, array_at, compiled, take_ticket
 from hypercolumns.kernels.team import kernel
 
 __all__ = ["finite_error", "gather_columns"]
@@ -144,11 +144,11 @@ def _gather_float16(address: Any) -> None:
 
 
 @kernel(_FIELDS)
-def _gather_bytes(address: Any) -> None:
+def _gather_octets(address: Any) -> None:
     job, part = numba.carray(address, 1)[0], take_ticket(address)
     while part < job.parts:
-        _gather_points(job, BYTES, part)
+        _gather_points(job, OCTETS, part)
         part = take_ticket(address)
 
 
-_KERNELS = {"float32": _gather_float32, "uint16": _gather_bfloat16, "float16": _gather_float16, "uint8": _gather_bytes}
+_KERNELS = {"float32": _gather_float32, "uint16": _gather_bfloat16, "float16": _gather_float16, "uint8": _gather_octets}

@@ -13,7 +13,21 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-__all__ = ["LANES", "add_product", "keep_where_positive", "load", "load_some", "positive", "spread", "store", "store_some"]
+__all__ = [
+    "LANES",
+    "add_product",
+    "first_equal",
+    "first_not_a_number",
+    "keep_first",
+    "keep_where_positive",
+    "largest",
+    "load",
+    "load_some",
+    "positive",
+    "spread",
+    "store",
+    "store_some",
+]
 
 LANES = 16
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
@@ -144,6 +158,48 @@ def keep_where_positive(context: Any, lanes: Any, condition: Any) -> Any:
     return _LANES(_LANES, _LANES), generate
 
 
+@intrinsic
+def keep_first(context: Any, lanes: Any, count: Any, other: Any) -> Any:
+    """Replace all but the first so many by another number."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lanes, count, other = arguments
+        return builder.select(_first(builder, count), lanes, _splat(builder, other, _FLOATS))
+
+    return _LANES(_LANES, types.int64, types.float32), generate
+
+
+@intrinsic
+def largest(context: Any, lanes: Any) -> Any:
+    """Return the largest of sixteen numbers, all of which are numbers."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = _declared(builder, f"llvm.vector.reduce.fmax.v{LANES}f32", ir.FloatType(), [_FLOATS])
+        return builder.call(function, arguments, fastmath=["nnan"])
+
+    return types.float32(_LANES), generate
+
+
+@intrinsic
+def first_equal(context: Any, lanes: Any, number: Any) -> Any:
+    """Return the place of the first that equals a number; sixteen where none does."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _first_true(builder, builder.fcmp_ordered("==", arguments[0], _splat(builder, arguments[1], _FLOATS)))
+
+    return types.int64(_LANES, types.float32), generate
+
+
+@intrinsic
+def first_not_a_number(context: Any, lanes: Any) -> Any:
+    """Return the place of the first that is not a number; sixteen where all are."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _first_true(builder, builder.fcmp_unordered("uno", arguments[0], arguments[0]))
+
+    return types.int64(_LANES), generate
+
+
 def _place(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
     data = context.make_array(kind)(context, builder, array).data
     vector = {types.float32: _FLOATS, types.uint8: _OCTETS}.get(kind.dtype, _SHORTS)
@@ -192,6 +248,13 @@ def _first(builder: Any, count: Any) -> Any:
     """Return which lanes are the first so many."""
     numbers = ir.Constant(_INTEGERS, list(range(LANES)))
     return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(count, ir.IntType(32)), _INTEGERS))
+
+
+def _first_true(builder: Any, truths: Any) -> Any:
+    """Return the place of the first that is true; sixteen where none is."""
+    bits = builder.zext(builder.bitcast(truths, ir.IntType(LANES)), ir.IntType(64))
+    # A bit behind the last: some processors do not count the zeros of nothing.
+    return builder.cttz(builder.or_(bits, ir.IntType(64)(1 << LANES)), ir.IntType(1)(1))
 
 
 def _declared(builder: Any, name: str, result: Any, arguments: Any) -> Any:

@@ -14,9 +14,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-__all__ = ["BFLOATS", "BYTES", "DOUBLES", "FLOATS", "HALVES", "NUMBERS", "array_at", "compiled", "take_ticket"]
+__all__ = ["BFLOATS", "DOUBLES", "FLOATS", "HALVES", "NUMBERS", "OCTETS", "array_at", "compiled", "take_ticket"]
 
-FLOATS, BFLOATS, HALVES, BYTES = (np.empty(0, kind) for kind in (np.float32, np.uint16, np.int16, np.uint8))
+FLOATS, BFLOATS, HALVES, OCTETS = (np.empty(0, kind) for kind in (np.float32, np.uint16, np.int16, np.uint8))
 """Arrays that others are like (see `array_at`), of each type that numbers are kept in."""
 
 DOUBLES, NUMBERS = np.empty(0, np.float64), np.empty(0, np.int64)

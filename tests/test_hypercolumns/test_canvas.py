@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from hypercolumns.canvas import best_labels, fit_image, fit_mask, flip_view, normalise, restore_logits
+from hypercolumns.canvas import best_labels, fit_image, fit_mask, flip_view, label_pixels, normalise, restore_logits
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import Placement, place
 from hypercolumns.specs import CanvasSpec
@@ -220,3 +220,34 @@ def test_the_best_label_is_the_same_whoever_looks_for_it(classes, threads):
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(found, logits.numpy().argmax(0))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("image_hw", [(16, 24), (17, 40), (40, 17), (9, 9), (33, 5), (3, 60), (60, 2)])
+@pytest.mark.parametrize("classes", [1, 3, 16, 17, 70])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_pixels_are_labelled_as_their_restored_scores_say(stride, image_hw, classes, threads):
+    placement = place(image_hw, letterbox(16, 24))
+    logits = torch.randn(classes, 16 // stride, 24 // stride, generator=torch.Generator().manual_seed(classes))
+    restored = restore_logits(logits.double(), placement)
+    torch.set_num_threads(threads)
+    try:
+        found = label_pixels(logits, placement)
+    finally:
+        torch.set_num_threads(1)
+    assert found.shape == image_hw
+    assert found.dtype == np.uint8
+    chosen = restored.gather(0, torch.from_numpy(found).long()[None])[0]
+    assert (restored.max(0).values - chosen).max() <= 1e-5, "the best but for rounding"
+    assert (found == restored.argmax(0).numpy()).mean() > 0.999
+    np.testing.assert_array_equal(label_pixels(logits.double(), placement), restored.argmax(0).numpy())
+
+
+def test_the_first_of_equal_scores_is_the_label_and_what_is_not_a_number_comes_before_all():
+    placement = place((16, 24), letterbox(16, 24))
+    logits = torch.randint(0, 3, (40, 16, 24), generator=torch.Generator().manual_seed(0)).float()
+    np.testing.assert_array_equal(label_pixels(logits, placement), logits.numpy().argmax(0))
+    assert (label_pixels(torch.full((40, 16, 24), -torch.inf), placement) == 0).all()
+    logits[17, 3, 4] = logits[30, 3, 4] = torch.nan
+    logits[2, 3, 4] = torch.inf
+    assert label_pixels(logits, placement)[3, 4] == 17 == best_labels(logits)[3, 4]

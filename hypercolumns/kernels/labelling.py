@@ -1,0 +1,124 @@
+"""Interpolate scores to an image's pixels and keep the best class of each, without writing the interpolated scores.
+
+Those of a photograph of 480x360 in eleven classes are 7.6 MB, of which 0.17 MB of labels remain.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from hypercolumns.kernels.lanes import (
+    LANES,
+    add_product,
+    first_equal,
+    first_not_a_number,
+    keep_first,
+    largest,
+    load,
+    load_some,
+    spread,
+    store,
+    store_some,
+)
+from hypercolumns.kernels.numbers import DOUBLES, FLOATS, NUMBERS, OCTETS, array_at, compiled, take_ticket
+from hypercolumns.kernels.team import kernel
+
+__all__ = ["Positions", "best_interpolated"]
+
+Positions = tuple[Tensor, Tensor, Tensor]
+"""Of pixels along an axis: the cell before each, the cell after it, and the second one's weight; `linear_taps` gives them."""
+
+_SCORES = ("scores", "cell_rows", "cell_columns", "classes", "scratch")
+_PIXELS = ("out", "rows", "columns", "above", "below", "down", "left", "right", "along")
+
+
+def best_interpolated(scores: Float[Tensor, "h w k"], rows: Positions, columns: Positions) -> UInt8[Tensor, "y x"]:
+    """Return the best class of every pixel; the first of several that are equal, or one whose score is not a number.
+
+    Args:
+        scores: float32, in the processor's memory; at most 256 classes.
+        rows: Where the pixels lie between the scores' rows.
+        columns: The same along them.
+    """
+    cells = scores.contiguous()
+    above, below, down, left, right, along = (values.contiguous() for values in (*rows, *columns))
+    out = torch.empty(len(above), len(left), dtype=torch.uint8)
+    parts = max(1, min(torch.get_num_threads(), len(above)))
+    # Cells are read sixteen classes at a time: the last one's too.
+    scratch = torch.zeros(parts, cells.shape[1] * cells.shape[2] + LANES)
+    _label(
+        parts,
+        scores=cells.data_ptr(),
+        cell_rows=cells.shape[0],
+        cell_columns=cells.shape[1],
+        classes=cells.shape[2],
+        out=out.data_ptr(),
+        rows=out.shape[0],
+        columns=out.shape[1],
+        above=above.data_ptr(),
+        below=below.data_ptr(),
+        down=down.data_ptr(),
+        left=left.data_ptr(),
+        right=right.data_ptr(),
+        along=along.data_ptr(),
+        scratch=scratch.data_ptr(),
+    )
+    return out
+
+
+@compiled
+def _mix(out: Any, low: Any, high: Any, weight: Any) -> None:
+    none, first, second = spread(np.float32(0)), spread(np.float32(1 - weight)), spread(np.float32(weight))
+    whole = LANES * (len(low) // LANES)
+    for i in range(0, whole, LANES):
+        store(out, i, add_product(add_product(none, load(low, i), first), load(high, i), second))
+    rest = len(low) - whole
+    if rest:
+        mixed = add_product(none, load_some(low, whole, rest), first)
+        store_some(out, whole, add_product(mixed, load_some(high, whole, rest), second), rest)
+
+
+@compiled
+def _best(row: Any, low: Any, high: Any, weight: Any, classes: Any) -> Any:
+    """Return the best class of a pixel between two cells of a row."""
+    none, first, second = spread(np.float32(0)), spread(np.float32(1 - weight)), spread(np.float32(weight))
+    best, most = 0, np.float32(-np.inf)
+    for i in range(0, classes, LANES):
+        scores = add_product(add_product(none, load(row, low + i), first), load(row, high + i), second)
+        scores = keep_first(scores, classes - i, np.float32(-np.inf))
+        odd = first_not_a_number(scores)
+        if odd < LANES:
+            return i + odd
+        top = largest(scores)
+        if top > most:
+            best, most = i + first_equal(scores, top), top
+    return best
+
+
+@compiled
+def _label_rows(job: Any, part: Any) -> None:
+    width, rows, columns, classes = job.cell_columns, job.rows, job.columns, job.classes
+    scores = array_at(job.scores, (job.cell_rows, width * classes), FLOATS)
+    above, below = array_at(job.above, (rows,), NUMBERS), array_at(job.below, (rows,), NUMBERS)
+    left, right = array_at(job.left, (columns,), NUMBERS), array_at(job.right, (columns,), NUMBERS)
+    down, along = array_at(job.down, (rows,), DOUBLES), array_at(job.along, (columns,), DOUBLES)
+    out = array_at(job.out, (rows, columns), OCTETS)
+    row = array_at(job.scratch, (job.parts, width * classes + LANES), FLOATS)[part]
+    for y in range(rows * part // job.parts, rows * (part + 1) // job.parts):
+        _mix(row, scores[above[y]], scores[below[y]], down[y])
+        for x in range(columns):
+            out[y, x] = _best(row, left[x] * classes, right[x] * classes, along[x], classes)
+
+
+@kernel((*_SCORES, *_PIXELS))
+def _label(address: Any) -> None:
+    job, part = numba.carray(address, 1)[0], take_ticket(address)
+    while part < job.parts:
+        _label_rows(job, part)
+        part = take_ticket(address)

@@ -29,7 +29,7 @@ _MATRIX_GRADIENTS = torch.backends.cpu.get_cpu_capability() != "AVX512"
 def linear(
     values: Float[Tensor, "*points c"], weight: Float[Tensor, "k c"], bias: Float[Tensor, " k"] | None = None
 ) -> Float[Tensor, "*points k"]:
-    """Apply a linear layer to the last dimension: `torch.nn.functional.linear`, to rounding."""
+    """Apply a linear layer to the last dimension: `torch.nn.functional.linear`, to rounding; the result lies in one piece."""
     if not _by_convolution(values):
         return F.linear(values, weight, bias)
     # Under autocast the product is of another type than its arguments, which torch sees to.
@@ -96,7 +96,8 @@ def _by_convolution(values: Tensor) -> bool:
 def _convolved(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     images = _images(values.numel() // values.shape[-1])
     result = F.conv2d(_as_pixels(values, images), weight[:, :, None, None], bias)
-    return result.permute(0, 2, 3, 1).reshape(*values.shape[:-1], len(weight))
+    # How a convolution leaves images one pixel wide is for torch to choose: channels may come first.
+    return result.permute(0, 2, 3, 1).reshape(*values.shape[:-1], len(weight)).contiguous()
 
 
 def _images(points: int) -> int:

@@ -45,7 +45,17 @@ def best_interpolated(scores: Float[Tensor, "h w k"], rows: Positions, columns: 
         scores: float32, in the processor's memory; at most 256 classes.
         rows: Where the pixels lie between the scores' rows.
         columns: The same along them.
+
+    Raises:
+        ValueError: scores of another type, or positions that are not between them.
     """
+    if scores.dtype != torch.float32 or scores.device.type != "cpu":
+        raise ValueError(f"expected float32 scores in the processor's memory, got {scores.dtype} on {scores.device}")
+    for cells_there, (lower, upper, _) in zip(scores.shape, (rows, columns), strict=False):
+        if len(lower) and not 0 <= int(lower.min()) <= int(upper.max()) < cells_there:
+            raise ValueError(
+                f"expected positions between cells 0 and {cells_there - 1}, got {int(lower.min())} to {int(upper.max())}"
+            )
     cells = scores.contiguous()
     above, below, down, left, right, along = (values.contiguous() for values in (*rows, *columns))
     out = torch.empty(len(above), len(left), dtype=torch.uint8)

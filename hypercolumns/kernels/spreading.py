@@ -19,7 +19,7 @@ from torch import Tensor
 from hypercolumns.kernels.lanes import LANES, add_product, keep_where_positive, load, load_some, spread, store, store_some
 from hypercolumns.kernels.numbers import BFLOATS, FLOATS, NUMBERS, array_at, compiled, take_ticket
 from hypercolumns.kernels.team import kernel
-from hypercolumns.kernels.widening import PLAN_FIELDS, Widening, tables
+from hypercolumns.kernels.widening import PLAN_FIELDS, Widening, check_pieces, tables
 
 __all__ = ["spread_back"]
 
@@ -41,8 +41,14 @@ def spread_back(
     Returns:
         For each map, from the first row to the last, which of its rows some grid rows read and the gradient these give them
         (a row may be read by several, whose gradients are to be added); and the gradient of the bias. All float32.
+
+    Raises:
+        ValueError: a tensor has another shape or type, or does not lie in one piece.
     """
     rows, columns, channels = gradient.shape
+    plan.check(columns, start, start + rows)
+    given = [gradient] if active is None else [gradient, active]
+    check_pieces(gradient.dtype, given, [gradient.shape] * len(given))
     parts = min(torch.get_num_threads(), rows)
     bounds = [start + rows * part // parts for part in range(parts + 1)]
     needed = [plan.rows.needed(first, last) for first, last in pairwise(bounds)]

@@ -31,8 +31,15 @@ def sum_cells(values: NDArray[Any], shift: NDArray[np.float32]) -> tuple[NDArray
 
     Returns:
         (C,) each.
+
+    Raises:
+        ValueError: an array has another shape or type, or does not lie in one piece.
     """
     channels = values.shape[-1]
+    if values.dtype.name not in _KERNELS or not values.flags.c_contiguous:
+        raise ValueError(f"expected one of {sorted(_KERNELS)} in one piece, got {values.dtype}, strides {values.strides}")
+    if shift.shape != (channels,) or shift.dtype != np.float32 or not shift.flags.c_contiguous:
+        raise ValueError(f"expected a shift of float32 ({channels},) in one piece, got {shift.dtype} {shift.shape}")
     total, squares = np.zeros(channels), np.zeros(channels)
     scratch = np.empty(2 * channels, np.float32)
     arrays = {"values": values, "shift": shift, "scratch": scratch, "total": total, "squares": squares}

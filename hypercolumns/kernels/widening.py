@@ -22,7 +22,7 @@ from hypercolumns.kernels.lanes import LANES, add_product, load, load_some, posi
 from hypercolumns.kernels.numbers import BFLOATS, FLOATS, NUMBERS, array_at, compiled, take_ticket
 from hypercolumns.kernels.team import kernel
 
-__all__ = ["PLAN_FIELDS", "Taps", "Widening", "add_widened", "can_widen", "plan_taps", "tables"]
+__all__ = ["PLAN_FIELDS", "Taps", "Widening", "add_widened", "can_widen", "check_pieces", "plan_taps", "tables"]
 
 PLAN_FIELDS = ("maps", "points", "widths", "row_lower", "row_upper", "row_weights", "lower", "upper", "weights")
 """What kernels are told of a plan."""
@@ -66,11 +66,37 @@ class Widening:
         lower, upper = (np.ascontiguousarray(cells.T + base) for cells in (self.columns.lower, self.columns.upper))
         return lower, upper, np.ascontiguousarray(self.columns.weights.T)
 
+    def check(self, columns: int, start: int, stop: int) -> None:
+        """Refuse rows that are not the grid's.
+
+        Raises:
+            ValueError: they are not, or have another number of columns.
+        """
+        grid_hw = self.rows.lower.shape[1], self.columns.lower.shape[1]
+        if columns != grid_hw[1] or not 0 <= start <= stop <= grid_hw[0]:
+            raise ValueError(
+                f"expected rows of {grid_hw[1]} columns from 0 to {grid_hw[0]}, got {columns} from {start} to {stop}"
+            )
+
     def values(self) -> dict[str, int]:
         """Return what kernels are told (`PLAN_FIELDS`)."""
         rows = self.rows
         arrays = (self.columns.cells, rows.lower, rows.upper, rows.weights, *self.by_column)
         return dict(zip(PLAN_FIELDS, (*rows.lower.shape, *(array.ctypes.data for array in arrays)), strict=True))
+
+
+def check_pieces(dtype: torch.dtype, tensors: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> None:
+    """Refuse what a kernel would read or write wrongly, for it sees nothing but addresses.
+
+    Raises:
+        ValueError: a tensor has another shape or type, or does not lie in one piece.
+    """
+    if len(tensors) != len(shapes):
+        raise ValueError(f"expected {len(shapes)} tensors, got {len(tensors)}")
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        if tensor.shape != torch.Size(shape) or tensor.dtype != dtype or not tensor.is_contiguous():
+            found = f"{tensor.dtype} {tuple(tensor.shape)}, strides {tensor.stride()}"
+            raise ValueError(f"expected {dtype} {tuple(shape)} in one piece, got {found}")
 
 
 def can_widen(device: torch.device, dtype: torch.dtype) -> bool:
@@ -113,8 +139,15 @@ def add_widened(
         start: First grid row.
         onto: What they are added to, in the same type: for each point (it may be `out`), or the same for all.
         relu: Replace negative sums by zero.
+
+    Raises:
+        ValueError: a tensor has another shape or type, or does not lie in one piece.
     """
     rows, columns, channels = out.shape
+    plan.check(columns, start, start + rows)
+    cells = zip(plan.rows.cells.tolist(), plan.columns.cells.tolist(), strict=True)
+    added_to = out.shape[2:] if onto.dim() == 1 else out.shape
+    check_pieces(out.dtype, [out, onto, *responses], [out.shape, added_to, *((*hw, channels) for hw in cells)])
     parts = min(torch.get_num_threads(), rows)
     scratch = torch.empty(parts, int(plan.columns.cells.sum()), channels)
     addresses = np.array([values.data_ptr() for values in responses], np.int64)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from hypercolumns.canvas import best_labels, fit_image, fit_mask, flip_view, label_pixels, normalise, restore_logits
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import Placement, place
+from hypercolumns.kernels.labelling import best_interpolated
 from hypercolumns.specs import CanvasSpec
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -251,3 +252,13 @@ def test_the_first_of_equal_scores_is_the_label_and_what_is_not_a_number_comes_b
     logits[17, 3, 4] = logits[30, 3, 4] = torch.nan
     logits[2, 3, 4] = torch.inf
     assert label_pixels(logits, placement)[3, 4] == 17 == best_labels(logits)[3, 4]
+
+
+def test_scores_that_a_kernel_would_read_wrongly_are_refused():
+    scores = torch.zeros(4, 6, 3)
+    good = torch.tensor([0, 3]), torch.tensor([1, 3]), torch.tensor([0.5, 0.0], dtype=torch.float64)
+    bad = torch.tensor([0, 3]), torch.tensor([1, 4]), good[2]
+    assert best_interpolated(scores, good, good).shape == (2, 2)
+    for wrong in ((scores.double(), good, good), (scores, bad, good), (scores[:, :4], good, bad)):
+        with pytest.raises(ValueError, match="expected "):
+            best_interpolated(*wrong)

@@ -93,3 +93,17 @@ def test_a_product_is_added_to_what_is_there_and_written_over_it_where_no_gradie
         with torch.inference_mode():
             found = products.add_linear(lying.clone(), values, weight)
         torch.testing.assert_close(found.double(), expected, **tolerance)
+
+
+@pytest.mark.parametrize("points", [(1,), (16, 16), (3, 5), (2, 16, 16), (47, 224)])
+@pytest.mark.parametrize("sizes", [(1, 1), (16, 16), (64, 21), (5, 16)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_product_lies_in_one_piece_however_few_its_points_are(points, sizes, threads):
+    values, weight = torch.randn(*points, sizes[0]), torch.randn(sizes[1], sizes[0])
+    torch.set_num_threads(threads)
+    try:
+        found = products.linear(values, weight)
+    finally:
+        torch.set_num_threads(1)
+    assert found.stride() == torch.empty(*points, sizes[1]).stride()
+    torch.testing.assert_close(found, F.linear(values, weight), rtol=1e-4, atol=1e-4)

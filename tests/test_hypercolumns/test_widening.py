@@ -6,6 +6,7 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -179,3 +180,28 @@ def test_taps_say_which_cells_some_points_need():
     assert taps.needed(1, 3) == [slice(0, 2)]
     assert taps.needed(0, 8) == [slice(0, 4)]
     np.testing.assert_allclose(taps.weights[0], [0, 0.25, 0.75, 0.25, 0.75, 0.25, 0.75, 1])
+
+
+def test_what_a_kernel_would_read_wrongly_is_refused():
+    """Kernels see addresses alone: a tensor of other strides would give other numbers, one of another size foreign memory."""
+    plan = plan_of([make_layer("map", 1, (4, 5))], Frame((8, 10)), 1)
+    out, response, bias = torch.zeros(8, 10, 16), draw(4, 5, 16), torch.zeros(16)
+    scattered = torch.zeros(8, 16, 10).transpose(1, 2)
+    for wrong in (
+        (scattered, [response], plan, 0, bias),
+        (out, [response], plan, 0, scattered),
+        (out, [draw(5, 4, 16).transpose(0, 1)], plan, 0, bias),
+        (out, [response[:3]], plan, 0, bias),
+        (out, [response.bfloat16()], plan, 0, bias),
+        (out, [response, response], plan, 0, bias),
+        (out, [response], plan, 0, bias[:8]),
+        (out, [response], plan, 1, bias),
+        (out, [response], plan, -1, bias),
+        (out[:, :9].contiguous(), [response], plan, 0, bias),
+    ):
+        with pytest.raises(ValueError, match="expected "):
+            add_widened(*wrong)
+    for wrong in ((scattered, plan, 0), (out, plan, 1), (out, plan, 0, scattered), (out, plan, 0, out.bfloat16())):
+        with pytest.raises(ValueError, match="expected "):
+            spread_back(*wrong)
+    assert not out.any()

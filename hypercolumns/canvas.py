@@ -197,6 +197,7 @@ def best_labels(logits: Float[Tensor, "c h w"]) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _pixel_positions(grid_hw: tuple[int, int], placement: Placement) -> tuple[Positions, Positions]:
     """Find the grid points between which the image's pixels lie, and their weights, along each axis."""
     top, left, bottom, right = placement.box_yxyx
@@ -214,12 +215,15 @@ def _axis_positions(cells: int, canvas: int, box: tuple[int, int], pixels: int) 
     first, last = (max(0, min(first, last)), min(cells - 1, max(first, last)))
     positions = start + (torch.arange(pixels, dtype=torch.float64) + 0.5) * ((stop - start) / pixels)
     positions = positions.clamp((first + 0.5) * cell_px, (last + 0.5) * cell_px)
-    return linear_taps(positions, axis_map(canvas, cells))
+    lower, upper, weight = linear_taps(positions, axis_map(canvas, cells))
+    # A cell of no weight is not read: nothing times what is not finite would not be nothing.
+    return torch.where(weight < 1, lower, upper), torch.where(weight > 0, upper, lower), weight
 
 
 def _read(logits: Tensor, dim: int, positions: Positions) -> Tensor:
     """Interpolate linearly along one axis."""
-    lower, upper, weight = positions
-    shares = weight.to(logits).reshape([-1 if axis == dim else 1 for axis in range(logits.ndim)])
-    device = logits.device
-    return torch.lerp(logits.index_select(dim, lower.to(device)), logits.index_select(dim, upper.to(device)), shares)
+    lower, upper, weight = (values.to(logits.device) for values in positions)
+    shape = [-1 if axis == dim else 1 for axis in range(logits.ndim)]
+    first, second, shares = logits.index_select(dim, lower), logits.index_select(dim, upper), weight.to(logits).reshape(shape)
+    # Not `lerp`: the difference of two infinities is no number.
+    return torch.where((lower == upper).reshape(shape), first, first * (1 - shares) + second * shares)

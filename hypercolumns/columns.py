@@ -23,7 +23,7 @@ from torch import Tensor
 from hypercolumns.backbones import LayerInfo
 from hypercolumns.errors import GeometryError
 from hypercolumns.geometry import AxisMap, axis_map, grid_hw, grid_positions, linear_taps
-from hypercolumns.kernels.gathering import finite_error, gather_columns
+from hypercolumns.kernels.gathering import KEPT, finite_error, gather_columns
 from hypercolumns.resampling import plan_phases, resample_phases
 
 __all__ = [
@@ -150,7 +150,7 @@ def gather(
     for values, layer in zip(maps, layers, strict=True):
         check_map(values.shape[:2], layer)
     kinds = {_kind(values) for values in maps}
-    if len(kinds) == 1 and (kept_as := _KEPT_AS.get(kinds.pop())) is not None:
+    if len(kinds) == 1 and not points_xy.requires_grad and (kept_as := _KEPT_AS.get(kinds.pop())) is not None:
         addresses, channels = [values.data_ptr() for values in maps], [values.shape[2] for values in maps]
         return _gather_at(addresses, kept_as, channels, points_xy, layers, frame)
     if not points_xy.isfinite().all():
@@ -178,12 +178,16 @@ def gather_kept(
         Hypercolumns (n, ΣC) in float32.
 
     Raises:
-        GeometryError: a map has another size than its layer's, or a position is not finite.
+        GeometryError: a map has another size than its layer's, they are of several types or another one, or a position is not
+            finite.
     """
     for values, layer in zip(maps, layers, strict=True):
         check_map(values.shape[:2], layer)
     if not maps:
         return torch.empty(len(points_xy), 0)
+    kinds = sorted({values.dtype.str for values in maps})
+    if len(kinds) > 1 or not maps[0].dtype.isnative or maps[0].dtype.name not in KEPT:
+        raise GeometryError(f"expected maps of one type out of {', '.join(KEPT)}, got {', '.join(kinds)}")
     whole = [np.ascontiguousarray(values) for values in maps]
     addresses = [values.__array_interface__["data"][0] for values in whole]
     return _gather_at(addresses, whole[0].dtype.name, [values.shape[2] for values in whole], points_xy, layers, frame)

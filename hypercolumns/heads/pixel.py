@@ -14,6 +14,7 @@ Source: Hariharan et al., CVPR 2015, sec. 3.3 (linear classifiers commute with u
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 from itertools import groupby
 
@@ -32,12 +33,12 @@ from hypercolumns.columns import (
     resample,
 )
 from hypercolumns.errors import GeometryError
-from hypercolumns.geometry import grid_hw
+from hypercolumns.geometry import axis_map, grid_hw
 from hypercolumns.heads.context import NeighbourContext, PooledContext
 from hypercolumns.heads.products import add_linear, join_as, linear
 from hypercolumns.heads.remembering import Remembered
 from hypercolumns.heads.strips import classify_in_strips
-from hypercolumns.kernels.widening import Widening, can_widen, plan_taps
+from hypercolumns.kernels.widening import Widening, can_read, can_widen, plan_taps
 from hypercolumns.specs import HeadSpec
 
 __all__ = ["PixelConv", "PixelMLP", "convert"]
@@ -145,9 +146,8 @@ class PixelConv(_Classifier):
         stride = self.spec.output_stride if stride_px is None else stride_px
         if len(maps) != len(self.layers):
             raise GeometryError(f"expected {len(self.layers)} maps, one per layer, got {len(maps)}")
-        bias, fine, responses = self._parts(maps, stride)
         classified = self._in_strips if self._fits_strips(maps) else self._at_once
-        return classified(bias, fine, responses, stride).permute(0, 3, 1, 2)
+        return classified(self._parts(maps, stride), stride).permute(0, 3, 1, 2)
 
     def forward_stacked(self, hypercolumns: Float[Tensor, "b y x d"]) -> Float[Tensor, "b k y x"]:
         """Return logits of explicit hypercolumns (with coordinates, if any) by plain 1x1 convolutions: the reference form."""
@@ -158,39 +158,41 @@ class PixelConv(_Classifier):
         return self._after_first(hidden.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def _fits_strips(self, maps: Sequence[Tensor]) -> bool:
-        """Say whether strips of rows compute the same: not on accelerators, nor where every run draws its own dropout."""
+        """Say whether strips of rows compute the same.
+
+        They do not on accelerators, where every run draws its own dropout, where maps want a gradient, and under autocast,
+        which changes the types of products.
+        """
         drops = self.training and self.spec.dropout > 0 and self.second is not None
-        return can_widen(self.mean.device, self.dtype) and not drops and not any(m.requires_grad for m in maps)
+        known = can_widen(self.mean.device, self.dtype) and not torch.is_autocast_enabled("cpu")
+        return known and not drops and not any(m.requires_grad for m in maps)
 
-    def _parts(
-        self, maps: Sequence[Tensor], stride: int
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]], list[tuple[LayerInfo, Tensor]]]:
-        """Return what sums up to the first layer's output: the bias, fine maps and coarse ones.
+    def _parts(self, maps: Sequence[Tensor], stride: int) -> _Parts:
+        """Return what sums up to the first layer's output.
 
-        A linear layer and the interpolation commute; the cheaper one goes first. Maps at least as large as the grid are read at
-        its points, (B, y, x, C), and come with the weights still to be applied; of the others there is the response, (B, h, w,
-        H), still to be upsampled.
+        A linear layer and the interpolation commute; the cheaper one goes first. Maps at least as large as the grid are to be
+        read at its points before the weights are applied; of the others there is the response, still to be upsampled.
         """
         parameters = (self.first.weight, self.first.bias, self.mean, self.std)
         bias, weights = self._weights.value(parameters, self.dtype, self._fold)
         height, width = grid_hw(self.frame.canvas_hw, stride)
-        fine: list[tuple[Tensor, Tensor]] = []
-        coarse: list[tuple[LayerInfo, Tensor]] = []
+        parts = _Parts(bias, [], [])
         for (name, members), weight in zip(self._groups.items(), weights, strict=False):
             layer = self.layers[members[0]]
             for m in members:
                 check_map(maps[m].shape[1:3], self.layers[m])
-            values = join_as([maps[m] for m in members], self.dtype)
             if name not in self.context and layer.map_hw[0] * layer.map_hw[1] >= height * width:
-                fine.append((resample(values, layer, self.frame, stride), weight))
+                parts.fine.append((layer, [maps[m] for m in members], weight))
                 continue
+            values = join_as([maps[m] for m in members], self.dtype)
             response = linear(values, weight)
             if name in self.context:
                 response = response + self.context[name](values, *self._statistics(members[0], values.shape[-1]))
-            coarse.append((layer, response))
+            parts.coarse.append((layer, response))
         if self.spec.coordinates:
-            fine.append((coordinate_grid(self.frame.canvas_hw, stride).to(bias.device, self.dtype)[None], weights[-1]))
-        return bias, fine, coarse
+            grid = coordinate_grid(self.frame.canvas_hw, stride).to(bias.device, self.dtype)[None]
+            parts.fine.append((None, [grid], weights[-1]))
+        return parts
 
     def _fold(self) -> tuple[Tensor, list[Tensor]]:
         """Return the bias, and the weights of each group of maps and of the coordinates, in the type of the products."""
@@ -199,44 +201,51 @@ class PixelConv(_Classifier):
         parts = torch.split(weight.to(self.dtype), [*sizes, *[COORDINATES] * self.spec.coordinates], dim=1)
         return bias.to(self.dtype), [part.contiguous() for part in parts]
 
-    def _at_once(
-        self, bias: Tensor, fine: list[tuple[Tensor, Tensor]], coarse: list[tuple[LayerInfo, Tensor]], stride: int
-    ) -> Tensor:
+    def _at_once(self, parts: _Parts, stride: int) -> Tensor:
+        fine = []
+        for layer, members, weight in parts.fine:
+            values = join_as(members, self.dtype)
+            fine.append((values if layer is None else resample(values, layer, self.frame, stride), weight))
         # Weights of an interpolation sum to one: the bias is added where there are the fewest cells.
-        sizes = [response.numel() for _, response in coarse]
+        sizes = [response.numel() for _, response in parts.coarse]
         smallest = sizes.index(min(sizes)) if sizes else None
-        responses = [response + bias if number == smallest else response for number, (_, response) in enumerate(coarse)]
-        parts = [resample(part, layer, self.frame, stride) for (layer, _), part in zip(coarse, responses, strict=True)]
-        if not coarse:
-            parts = [bias, *(linear(values, weight) for values, weight in fine)]
+        upsampled = [
+            resample(response + parts.bias if number == smallest else response, layer, self.frame, stride)
+            for number, (layer, response) in enumerate(parts.coarse)
+        ]
+        if not upsampled:
+            upsampled = [parts.bias, *(linear(values, weight) for values, weight in fine)]
             fine = []
-        total = _summed(parts)
+        total = _summed(upsampled)
         for values, weight in fine:
             total = add_linear(total, values, weight)
-        return self._after_first(total, ours=len(parts) + len(fine) > 1)
+        return self._after_first(total, ours=len(upsampled) + len(fine) > 1)
 
-    def _in_strips(
-        self, bias: Tensor, fine: list[tuple[Tensor, Tensor]], coarse: list[tuple[LayerInfo, Tensor]], stride: int
-    ) -> Tensor:
-        images = max(len(values) for values in [*(values for values, _ in fine), *(response for _, response in coarse)])
-        fine_maps = [values.expand(images, -1, -1, -1) for values, _ in fine]
+    def _in_strips(self, parts: _Parts, stride: int) -> Tensor:
+        fine = [
+            (values if can_read(values.dtype) else values.to(self.dtype), self._plan([layer], stride))
+            for layer, members, _ in parts.fine
+            for values in members
+        ]
         offset = self.logit_offset.to(self.dtype)
         return classify_in_strips(
             grid_hw(self.frame.canvas_hw, stride),
-            self._plan([layer for layer, _ in coarse], stride),
-            [response for _, response in coarse],
-            _joined(fine_maps) if fine else None,
-            _joined([weight for _, weight in fine]) if fine else None,
-            bias if self.second is not None else bias + offset,
+            self._plan([layer for layer, _ in parts.coarse], stride),
+            [response for _, response in parts.coarse],
+            fine,
+            _joined([weight for _, _, weight in parts.fine]) if fine else None,
+            parts.bias if self.second is not None else parts.bias + offset,
             None if self.second is None else self.second.weight.to(self.dtype),
             None if self.second is None else self.second.bias.to(self.dtype) + offset,
         )
 
-    def _plan(self, layers: Sequence[LayerInfo], stride: int) -> Widening:
-        key = (tuple(layer.name for layer in layers), stride)
+    def _plan(self, layers: Sequence[LayerInfo | None], stride: int) -> Widening:
+        """Plan the reading of some layers' maps; None has the grid's own size."""
+        key = (tuple("" if layer is None else layer.name for layer in layers), stride)
         if key not in self._plans:
             height, width = grid_hw(self.frame.canvas_hw, stride)
-            axes = [layer_axes(layer, self.frame) for layer in layers]
+            own = axis_map(self.frame.canvas_hw[0], height), axis_map(self.frame.canvas_hw[1], width)
+            axes = [own if layer is None else layer_axes(layer, self.frame) for layer in layers]
             rows, columns = plan_taps([y for y, _ in axes], height, stride), plan_taps([x for _, x in axes], width, stride)
             self._plans[key] = Widening(rows, columns)
         return self._plans[key]
@@ -257,6 +266,21 @@ def convert(mlp: PixelMLP, dtype: torch.dtype = torch.float32) -> PixelConv:
     conv = PixelConv(mlp.layers, mlp.classes, mlp.spec, mlp.frame, dtype)
     conv.load_state_dict(mlp.state_dict(), strict=not conv.context)
     return conv
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What sums up to the first layer's output.
+
+    Attributes:
+        bias: (H,).
+        fine: Layer (None: of the grid's own size), maps (B, h, w, C) as they came, and the weights to be applied to them.
+        coarse: Layer and response (B, h, w, H).
+    """
+
+    bias: Tensor
+    fine: list[tuple[LayerInfo | None, list[Tensor], Tensor]]
+    coarse: list[tuple[LayerInfo, Tensor]]
 
 
 def _summed(parts: Sequence[Tensor]) -> Tensor:

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from hypercolumns.heads.products import add_weight_gradient, linear
 from hypercolumns.kernels.spreading import spread_back
-from hypercolumns.kernels.widening import Widening, add_widened
+from hypercolumns.kernels.widening import Widening, add_widened, read_rows
 
 __all__ = ["classify_in_strips"]
 
@@ -41,7 +41,7 @@ def classify_in_strips(
     grid_hw: tuple[int, int],
     plan: Widening,
     responses: Sequence[Tensor],
-    fine: Tensor | None,
+    fine: Sequence[tuple[Tensor, Widening]],
     first: Tensor | None,
     bias: Tensor,
     second: Tensor | None,
@@ -52,25 +52,30 @@ def classify_in_strips(
     Args:
         grid_hw: Points of the grid.
         plan: How the responses are read.
-        responses: (B, h, w, H), float32 or bfloat16: the first linear layer's, at the maps' own sizes. Unless the graph is
-            retained, the gradient is written over them.
-        fine: A map (B, y, x, C) of the grid's own size, to which the first linear layer is still to be applied; or None. No
-            gradient goes to it.
-        first: Weights (H, C) for it.
+        responses: (B, h, w, H) or (1, h, w, H), float32 or bfloat16: the first linear layer's, at the maps' own sizes. Unless
+            the graph is retained, the gradient is written over them.
+        fine: Maps (B, h, w, C), or (1, h, w, C) for all images, to which the first linear layer is still to be applied, of any
+            type that can be read (`can_read`), and how each is read. No gradient goes to them.
+        first: Weights (H, sum of C) for them; None where there are none.
         bias: (H,), added to the sum.
         second: Weights (K, H) of the second linear layer, after a ReLU; None returns the sum itself.
         second_bias: (K,); None with `second`.
     """
-    whole = [values.contiguous() for values in responses]
-    logits: Tensor = _Strips.apply(grid_hw, plan, fine, first, bias, second, second_bias, *whole)
+    maps, plans = [values.contiguous() for values, _ in fine], tuple(reading for _, reading in fine)
+    images = next((len(values) for values in [*maps, *responses] if len(values) != 1), 1)
+    # One image's response for all is written out: each image's gradient lands in a place of its own.
+    whole = [values.expand(images, -1, -1, -1).contiguous() for values in responses]
+    logits: Tensor = _Strips.apply(grid_hw, plan, plans, first, bias, second, second_bias, *maps, *whole)
     return logits
 
 
 class _Strips(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, grid_hw: tuple[int, int], plan: Widening, *tensors: Tensor | None) -> Tensor:
-        work = _Work(grid_hw, plan, tensors)
-        ctx.grid_hw, ctx.plan = grid_hw, plan
+    def forward(
+        ctx: Any, grid_hw: tuple[int, int], plan: Widening, fine_plans: tuple[Widening, ...], *tensors: Tensor | None
+    ) -> Tensor:
+        work = _Work(grid_hw, plan, fine_plans, tensors)
+        ctx.grid_hw, ctx.plan, ctx.fine_plans = grid_hw, plan, fine_plans
         ctx.save_for_backward(*tensors)
         outputs = work.bias if work.second is None else work.second
         logits = work.bias.new_empty((work.images, *work.grid_hw, len(outputs)))
@@ -88,7 +93,7 @@ class _Strips(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        work = _Work(ctx.grid_hw, ctx.plan, ctx.saved_tensors)
+        work = _Work(ctx.grid_hw, ctx.plan, ctx.fine_plans, ctx.saved_tensors)
         found = _Gradients(work)
         for image, start, stop in work.strips():
             found.add(gradients[0][image, start:stop].contiguous(), image, start, stop)
@@ -98,15 +103,17 @@ class _Strips(torch.autograd.Function):
 class _Work:
     """The tensors of one call, and how they are cut into strips."""
 
-    def __init__(self, grid_hw: tuple[int, int], plan: Widening, tensors: Sequence[Tensor | None]) -> None:
-        self.plan = plan
-        self.fine, self.first, bias, self.second, self.second_bias, *responses = tensors
+    def __init__(
+        self, grid_hw: tuple[int, int], plan: Widening, fine_plans: Sequence[Widening], tensors: Sequence[Tensor | None]
+    ) -> None:
+        self.plan, self.fine_plans = plan, fine_plans
+        self.first, bias, self.second, self.second_bias, *maps = tensors
         if bias is None:
             raise ValueError("expected a bias, got none")
         self.bias = bias
-        self.responses = [values for values in responses if values is not None]
-        whole = self.responses[0] if self.fine is None else self.fine
-        self.images = whole.shape[0]
+        whole = [values for values in maps if values is not None]
+        self.fine, self.responses = whole[: len(fine_plans)], whole[len(fine_plans) :]
+        self.images = next((len(values) for values in whole if len(values) != 1), 1)
         self.grid_hw = grid_hw
         row = grid_hw[1] * len(bias) * bias.element_size()
         threads = min(torch.get_num_threads(), _MOST_THREADS)
@@ -119,11 +126,22 @@ class _Work:
             for start in range(0, self.grid_hw[0], self.rows):
                 yield image, start, min(start + self.rows, self.grid_hw[0])
 
+    def read_fine(self, image: int, start: int, stop: int) -> Tensor:
+        """Return the fine maps at the strip's points, (n, x, C)."""
+        maps = [values[image if len(values) > 1 else 0] for values in self.fine]
+        if len(maps) == 1 and self.fine_plans[0].is_plain and maps[0].dtype == self.bias.dtype:
+            return maps[0][start:stop]
+        channels = [values.shape[2] for values in maps]
+        found = self.bias.new_empty(stop - start, self.grid_hw[1], sum(channels))
+        for out, values, plan in zip(torch.split(found, channels, dim=2), maps, self.fine_plans, strict=True):
+            read_rows(out, values, plan, start)
+        return found
+
     def sum(self, image: int, start: int, stop: int, out: Tensor | None = None) -> Tensor:
         """Return the strip's hidden units (n, x, H), after the ReLU if a second layer follows, in `out` if there is one."""
         onto = self.bias
-        if self.fine is not None and self.first is not None:
-            values = self.fine[image, start:stop].to(self.bias.dtype)
+        if self.first is not None:
+            values = self.read_fine(image, start, stop)
             if out is None:
                 onto = out = linear(values, self.first, self.bias)
             else:
@@ -158,15 +176,16 @@ class _Gradients:
             gradient = linear(gradient, work.second.t())
         pieces, bias = spread_back(gradient, work.plan, start, active)
         self.bias.add_(bias)
-        if self.first is not None and work.fine is not None:
-            add_weight_gradient(self.first, gradient, work.fine[image, start:stop].to(gradient.dtype))
+        if self.first is not None:
+            add_weight_gradient(self.first, gradient, work.read_fine(image, start, stop))
         for parts, total in zip(pieces, self.responses, strict=True):
             for needed, part in parts:
                 total.add(image, needed, part)
 
     def all(self) -> tuple[Tensor | None, ...]:
         responses = [total.finished() for total in self.responses]
-        return (self.first, self.bias.to(self.work.bias.dtype), self.second, self.second_bias, *responses)
+        fine = [None] * len(self.work.fine)
+        return (self.first, self.bias.to(self.work.bias.dtype), self.second, self.second_bias, *fine, *responses)
 
 
 class _InPlace:
@@ -194,7 +213,8 @@ class _InPlace:
 
     def finished(self) -> Tensor:
         """Return the whole gradient (B, h, w, H)."""
-        self._write(self._values.shape[1])
+        if len(self._values):
+            self._write(self._values.shape[1])
         return self._values
 
     def _write(self, stop: int) -> None:

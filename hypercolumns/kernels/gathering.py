@@ -20,9 +20,9 @@ from torch import Tensor
 from hypercolumns.errors import GeometryError
 from hypercolumns.kernels.lanes import LANES, add_product, load, load_some, spread, store, store_some
 from hypercolumns.kernels.numbers import BFLOATS, DOUBLES, FLOATS, HALVES, NUMBERS, OCTETS, array_at, compiled, take_ticket
-from hypercolumns.kernels.team import kernel
+from hypercolumns.kernels.team import Kernel, kernel
 
-__all__ = ["finite_error", "gather_columns"]
+__all__ = ["KEPT", "finite_error", "gather_columns"]
 
 _FIELDS = ("points", "count", "layers", "axes", "addresses", "channels", "columns", "out")
 _NUMBERS_A_THREAD = 1 << 15
@@ -47,8 +47,15 @@ def gather_columns(
             the only cell), and how much further the next cell lies in a flat map.
 
     Raises:
-        GeometryError: a position is not finite.
+        GeometryError: a position is not finite, or not two numbers.
+        ValueError: axes of another shape or type.
     """
+    if points_xy.dim() != 2 or points_xy.shape[1] != 2:
+        raise GeometryError(f"expected positions (n, 2) as x, y, got {tuple(points_xy.shape)}")
+    if points_xy.dtype != torch.float64 or axes.dtype != torch.float64 or not axes.is_contiguous():
+        raise ValueError(f"expected positions and axes of float64, got {points_xy.dtype} and {axes.dtype}")
+    if axes.numel() != 10 * len(addresses) or len(channels) != len(addresses):
+        raise ValueError(f"expected axes and channels of {len(addresses)} maps, got {axes.shape[1]} and {len(channels)}")
     points, columns = points_xy.contiguous(), sum(channels)
     out = torch.empty(len(points), columns)
     places, widths = np.array(addresses, np.int64), np.array(channels, np.int64)
@@ -119,36 +126,18 @@ def _gather_points(job: Any, like: Any, part: Any) -> None:
             place += size
 
 
-@kernel(_FIELDS)
-def _gather_float32(address: Any) -> None:
-    job, part = numba.carray(address, 1)[0], take_ticket(address)
-    while part < job.parts:
-        _gather_points(job, FLOATS, part)
-        part = take_ticket(address)
+def _gathering(like: np.ndarray) -> Kernel:
+    @kernel(_FIELDS)
+    def gather(address: Any) -> None:
+        job, part = numba.carray(address, 1)[0], take_ticket(address)
+        while part < job.parts:
+            _gather_points(job, like, part)
+            part = take_ticket(address)
+
+    return gather
 
 
-@kernel(_FIELDS)
-def _gather_bfloat16(address: Any) -> None:
-    job, part = numba.carray(address, 1)[0], take_ticket(address)
-    while part < job.parts:
-        _gather_points(job, BFLOATS, part)
-        part = take_ticket(address)
-
-
-@kernel(_FIELDS)
-def _gather_float16(address: Any) -> None:
-    job, part = numba.carray(address, 1)[0], take_ticket(address)
-    while part < job.parts:
-        _gather_points(job, HALVES, part)
-        part = take_ticket(address)
-
-
-@kernel(_FIELDS)
-def _gather_octets(address: Any) -> None:
-    job, part = numba.carray(address, 1)[0], take_ticket(address)
-    while part < job.parts:
-        _gather_points(job, OCTETS, part)
-        part = take_ticket(address)
-
-
-_KERNELS = {"float32": _gather_float32, "uint16": _gather_bfloat16, "float16": _gather_float16, "uint8": _gather_octets}
+_LIKE = {"float32": FLOATS, "float16": HALVES, "uint16": BFLOATS, "uint8": OCTETS}
+_KERNELS = {name: _gathering(like) for name, like in _LIKE.items()}
+KEPT = tuple(_KERNELS)
+"""The types that maps may be kept in, by NumPy's names."""

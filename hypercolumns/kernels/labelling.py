@@ -34,6 +34,7 @@ __all__ = ["Positions", "best_interpolated"]
 Positions = tuple[Tensor, Tensor, Tensor]
 """Of pixels along an axis: the cell before each, the cell after it, and the second one's weight; `linear_taps` gives them."""
 
+_MOST_CLASSES = 256
 _SCORES = ("scores", "cell_rows", "cell_columns", "classes", "scratch")
 _PIXELS = ("out", "rows", "columns", "above", "below", "down", "left", "right", "along")
 
@@ -51,11 +52,10 @@ def best_interpolated(scores: Float[Tensor, "h w k"], rows: Positions, columns: 
     """
     if scores.dtype != torch.float32 or scores.device.type != "cpu":
         raise ValueError(f"expected float32 scores in the processor's memory, got {scores.dtype} on {scores.device}")
-    for cells_there, (lower, upper, _) in zip(scores.shape, (rows, columns), strict=False):
-        if len(lower) and not 0 <= int(lower.min()) <= int(upper.max()) < cells_there:
-            raise ValueError(
-                f"expected positions between cells 0 and {cells_there - 1}, got {int(lower.min())} to {int(upper.max())}"
-            )
+    for cells_there, positions in zip(scores.shape, (rows, columns), strict=False):
+        _check(positions, cells_there)
+    if not 1 <= scores.shape[2] <= _MOST_CLASSES:
+        raise ValueError(f"expected 1 to {_MOST_CLASSES} classes, got {scores.shape[2]}")
     cells = scores.contiguous()
     above, below, down, left, right, along = (values.contiguous() for values in (*rows, *columns))
     out = torch.empty(len(above), len(left), dtype=torch.uint8)
@@ -82,6 +82,18 @@ def best_interpolated(scores: Float[Tensor, "h w k"], rows: Positions, columns: 
     return out
 
 
+def _check(positions: Positions, cells: int) -> None:
+    """Refuse positions that are not between cells: a kernel would read foreign memory."""
+    lower, upper, _ = positions
+    kinds, shapes = [values.dtype for values in positions], {tuple(values.shape) for values in positions}
+    if kinds != [torch.int64, torch.int64, torch.float64] or shapes != {(len(lower),)}:
+        raise ValueError(f"expected as many cells (int64) twice and weights (float64), got {kinds}, {sorted(shapes)}")
+    for values in (lower, upper) if len(lower) else ():
+        first, last = (int(value) for value in torch.aminmax(values))
+        if first < 0 or last >= cells:
+            raise ValueError(f"expected positions between cells 0 and {cells - 1}, got {first} to {last}")
+
+
 @compiled
 def _mix(out: Any, low: Any, high: Any, weight: Any) -> None:
     none, first, second = spread(np.float32(0)), spread(np.float32(1 - weight)), spread(np.float32(weight))
@@ -100,7 +112,10 @@ def _best(row: Any, low: Any, high: Any, weight: Any, classes: Any) -> Any:
     none, first, second = spread(np.float32(0)), spread(np.float32(1 - weight)), spread(np.float32(weight))
     best, most = 0, np.float32(-np.inf)
     for i in range(0, classes, LANES):
-        scores = add_product(add_product(none, load(row, low + i), first), load(row, high + i), second)
+        # Of one cell alone nothing is reckoned: nothing times what is not finite is not nothing.
+        scores = load(row, low + i)
+        if low != high:
+            scores = add_product(add_product(none, scores, first), load(row, high + i), second)
         scores = keep_first(scores, classes - i, np.float32(-np.inf))
         odd = first_not_a_number(scores)
         if odd < LANES:
@@ -121,7 +136,10 @@ def _label_rows(job: Any, part: Any) -> None:
     out = array_at(job.out, (rows, columns), OCTETS)
     row = array_at(job.scratch, (job.parts, width * classes + LANES), FLOATS)[part]
     for y in range(rows * part // job.parts, rows * (part + 1) // job.parts):
-        _mix(row, scores[above[y]], scores[below[y]], down[y])
+        if above[y] == below[y]:
+            row[: width * classes] = scores[above[y]]
+        else:
+            _mix(row, scores[above[y]], scores[below[y]], down[y])
         for x in range(columns):
             out[y, x] = _best(row, left[x] * classes, right[x] * classes, along[x], classes)
 

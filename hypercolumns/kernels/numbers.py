@@ -10,14 +10,18 @@ from typing import Any
 
 import numba
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-__all__ = ["BFLOATS", "DOUBLES", "FLOATS", "HALVES", "NUMBERS", "OCTETS", "array_at", "compiled", "take_ticket"]
+__all__ = ["BFLOATS", "DOUBLES", "FLOATS", "HALVES", "LIKE", "NUMBERS", "OCTETS", "array_at", "compiled", "take_ticket"]
 
 FLOATS, BFLOATS, HALVES, OCTETS = (np.empty(0, kind) for kind in (np.float32, np.uint16, np.int16, np.uint8))
 """Arrays that others are like (see `array_at`), of each type that numbers are kept in."""
+
+LIKE = {torch.float32: FLOATS, torch.bfloat16: BFLOATS, torch.float16: HALVES}
+"""The same by torch's types."""
 
 DOUBLES, NUMBERS = np.empty(0, np.float64), np.empty(0, np.int64)
 """The same for positions, and for addresses, places and sizes."""

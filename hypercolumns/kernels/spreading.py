@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypercolumns.kernels.lanes import LANES, add_product, keep_where_positive, load, load_some, spread, store, store_some
-from hypercolumns.kernels.numbers import BFLOATS, FLOATS, NUMBERS, array_at, compiled, take_ticket
-from hypercolumns.kernels.team import kernel
+from hypercolumns.kernels.numbers import FLOATS, LIKE, NUMBERS, array_at, compiled, take_ticket
+from hypercolumns.kernels.team import Kernel, kernel
 from hypercolumns.kernels.widening import PLAN_FIELDS, Widening, check_pieces, tables
 
 __all__ = ["spread_back"]
@@ -154,20 +154,15 @@ def _spread_rows(job: Any, like: Any, part: Any) -> None:
             base += size
 
 
-@kernel(_FIELDS)
-def _spread_float32(address: Any) -> None:
-    job, part = numba.carray(address, 1)[0], take_ticket(address)
-    while part < job.parts:
-        _spread_rows(job, FLOATS, part)
-        part = take_ticket(address)
+def _spreading(like: np.ndarray) -> Kernel:
+    @kernel(_FIELDS)
+    def spread(address: Any) -> None:
+        job, part = numba.carray(address, 1)[0], take_ticket(address)
+        while part < job.parts:
+            _spread_rows(job, like, part)
+            part = take_ticket(address)
+
+    return spread
 
 
-@kernel(_FIELDS)
-def _spread_bfloat16(address: Any) -> None:
-    job, part = numba.carray(address, 1)[0], take_ticket(address)
-    while part < job.parts:
-        _spread_rows(job, BFLOATS, part)
-        part = take_ticket(address)
-
-
-_KERNELS = {torch.float32: _spread_float32, torch.bfloat16: _spread_bfloat16}
+_KERNELS = {kind: _spreading(LIKE[kind]) for kind in (torch.float32, torch.bfloat16)}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hypercolumns.kernels.lanes import LANES, add_product, load, load_some, spread, store, store_some
 from hypercolumns.kernels.numbers import BFLOATS, DOUBLES, FLOATS, HALVES, array_at, compiled
-from hypercolumns.kernels.team import kernel
+from hypercolumns.kernels.team import Kernel, kernel
 
 __all__ = ["sum_cells"]
 
@@ -36,9 +36,11 @@ def sum_cells(values: NDArray[Any], shift: NDArray[np.float32]) -> tuple[NDArray
         ValueError: an array has another shape or type, or does not lie in one piece.
     """
     channels = values.shape[-1]
-    if values.dtype.name not in _KERNELS or not values.flags.c_contiguous:
-        raise ValueError(f"expected one of {sorted(_KERNELS)} in one piece, got {values.dtype}, strides {values.strides}")
-    if shift.shape != (channels,) or shift.dtype != np.float32 or not shift.flags.c_contiguous:
+    if values.dtype.name not in _KERNELS or not values.dtype.isnative or not values.flags.c_contiguous:
+        raise ValueError(f"expected one of {sorted(_KERNELS)} in one piece, got {values.dtype.str}, strides {values.strides}")
+    if channels == 0:
+        raise ValueError("expected channels to sum, got none")
+    if shift.shape != (channels,) or shift.dtype.str != FLOATS.dtype.str or not shift.flags.c_contiguous:
         raise ValueError(f"expected a shift of float32 ({channels},) in one piece, got {shift.dtype} {shift.shape}")
     total, squares = np.zeros(channels), np.zeros(channels)
     scratch = np.empty(2 * channels, np.float32)
@@ -79,19 +81,12 @@ def _sum(job: Any, like: Any) -> None:
             squares[c] += scratch[channels + c]
 
 
-@kernel(_FIELDS)
-def _sum_float32(address: Any) -> None:
-    _sum(numba.carray(address, 1)[0], FLOATS)
+def _summing(like: np.ndarray) -> Kernel:
+    @kernel(_FIELDS)
+    def add_up(address: Any) -> None:
+        _sum(numba.carray(address, 1)[0], like)
+
+    return add_up
 
 
-@kernel(_FIELDS)
-def _sum_float16(address: Any) -> None:
-    _sum(numba.carray(address, 1)[0], HALVES)
-
-
-@kernel(_FIELDS)
-def _sum_bfloat16(address: Any) -> None:
-    _sum(numba.carray(address, 1)[0], BFLOATS)
-
-
-_KERNELS = {"float32": _sum_float32, "float16": _sum_float16, "uint16": _sum_bfloat16}
+_KERNELS = {name: _summing(like) for name, like in (("float32", FLOATS), ("float16", HALVES), ("uint16", BFLOATS))}

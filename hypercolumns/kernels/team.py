@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import pickle
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -56,25 +58,37 @@ class Kernel:
         """
         arguments = np.array([0, parts, 0, *(values[name] for name in self._fields)], np.int64)
         there = arguments.__array_interface__["data"][0]
-        if self._plain is None:
-            with _COMPILING:
-                self._address = self._compile()
-                self._plain = _PLAIN(self._address)
+        plain = self._plain or self._compile_once()
         openmp = _openmp() if parts > 1 else None
         if openmp is None:
-            self._plain(there)
+            plain(there)
         else:
             openmp(self._address, there, parts, 0)
         return not arguments[2]
 
+    def _compile_once(self) -> Callable[[int], None]:
+        with _COMPILING:
+            if self._plain is None:
+                self._address = self._compile()
+                self._plain = _PLAIN(self._address)
+            return self._plain
+
     def _compile(self) -> int:
+        if _can_keep():
+            before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(_cache_folder())
+            try:
+                return self._compiled(keep=True)
+            except (OSError, EOFError, pickle.UnpicklingError) as error:
+                # A full disk, or a file that a crash cut short: what is kept is a convenience.
+                warnings.warn(f"{_cache_folder()}: compiled kernels cannot be kept there ({error!r})", stacklevel=4)
+            finally:
+                numba.config.CACHE_DIR = before
+        return self._compiled(keep=False)
+
+    def _compiled(self, *, keep: bool) -> int:
         record = numba.from_dtype(np.dtype([(name, np.int64) for name in ("ticket", "parts", "failed", *self._fields)]))
-        decorate = numba.cfunc(types.void(types.CPointer(record)), nopython=True, cache=_can_keep())
-        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(_cache_folder())
-        try:
-            return int(decorate(self._function).address)
-        finally:
-            numba.config.CACHE_DIR = before
+        decorate = numba.cfunc(types.void(types.CPointer(record)), nopython=True, cache=keep)
+        return int(decorate(self._function).address)
 
 
 def kernel(fields: Sequence[str]) -> Callable[[Callable[[Any], None]], Kernel]:
@@ -108,7 +122,10 @@ def _can_keep() -> bool:
 def _openmp() -> Callable[..., None] | None:
     """Return the function that starts a team of threads: GNU OpenMP's, which LLVM's has too."""
     for path in sorted((Path(torch.__file__).parent / "lib").glob("lib*omp*.*")):
-        start = getattr(ctypes.CDLL(str(path)), "GOMP_parallel", None)
+        try:
+            start = getattr(ctypes.CDLL(str(path)), "GOMP_parallel", None)
+        except OSError:
+            continue
         if start is not None:
             start.argtypes, start.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
             return start  # type: ignore[no-any-return]

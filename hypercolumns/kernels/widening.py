@@ -19,15 +19,27 @@ from torch import Tensor
 
 from hypercolumns.geometry import AxisMap, grid_positions, linear_taps
 from hypercolumns.kernels.lanes import LANES, add_product, load, load_some, positive, spread, store, store_some
-from hypercolumns.kernels.numbers import BFLOATS, FLOATS, NUMBERS, array_at, compiled, take_ticket
-from hypercolumns.kernels.team import kernel
+from hypercolumns.kernels.numbers import FLOATS, LIKE, NUMBERS, array_at, compiled, take_ticket
+from hypercolumns.kernels.team import Kernel, kernel
 
-__all__ = ["PLAN_FIELDS", "Taps", "Widening", "add_widened", "can_widen", "check_pieces", "plan_taps", "tables"]
+__all__ = [
+    "PLAN_FIELDS",
+    "Taps",
+    "Widening",
+    "add_widened",
+    "can_read",
+    "can_widen",
+    "check_pieces",
+    "plan_taps",
+    "read_rows",
+    "tables",
+]
 
 PLAN_FIELDS = ("maps", "points", "widths", "row_lower", "row_upper", "row_weights", "lower", "upper", "weights")
 """What kernels are told of a plan."""
 
-_FIELDS = (*PLAN_FIELDS, "addresses", "out", "rows", "columns", "channels", "start", "onto", "pitch", "relu", "scratch")
+_GRID = ("addresses", "out", "out_pitch", "rows", "columns", "channels", "start")
+_FIELDS = (*PLAN_FIELDS, *_GRID, "onto", "onto_pitch", "relu", "scratch")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +72,26 @@ class Widening:
     columns: Taps
 
     @cached_property
+    def is_plain(self) -> bool:
+        """Whether each point of the grid reads one cell of its own, of the one map that there is."""
+        return len(self.rows.cells) == 1 and all(
+            taps.cells[0] == taps.lower.shape[1]
+            and (taps.lower == taps.upper).all()
+            and (taps.lower[0] == np.arange(taps.lower.shape[1])).all()
+            for taps in (self.rows, self.columns)
+        )
+
+    @cached_property
     def by_column(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What each column of the grid reads of a row of all maps, one map after the other: lower, upper and weights."""
         base = np.cumsum(self.columns.cells) - self.columns.cells
         lower, upper = (np.ascontiguousarray(cells.T + base) for cells in (self.columns.lower, self.columns.upper))
         return lower, upper, np.ascontiguousarray(self.columns.weights.T)
+
+    def shapes(self, channels: int) -> list[tuple[int, int, int]]:
+        """Return the shapes of the maps."""
+        cells = zip(self.rows.cells.tolist(), self.columns.cells.tolist(), strict=True)
+        return [(height, width, channels) for height, width in cells]
 
     def check(self, columns: int, start: int, stop: int) -> None:
         """Refuse rows that are not the grid's.
@@ -85,6 +112,11 @@ class Widening:
         return dict(zip(PLAN_FIELDS, (*rows.lower.shape, *(array.ctypes.data for array in arrays)), strict=True))
 
 
+def can_read(dtype: torch.dtype) -> bool:
+    """Say whether maps of this type can be read into float32 and bfloat16."""
+    return (dtype, torch.float32) in _KERNELS
+
+
 def check_pieces(dtype: torch.dtype, tensors: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> None:
     """Refuse what a kernel would read or write wrongly, for it sees nothing but addresses.
 
@@ -101,7 +133,7 @@ def check_pieces(dtype: torch.dtype, tensors: Sequence[Tensor], shapes: Sequence
 
 def can_widen(device: torch.device, dtype: torch.dtype) -> bool:
     """Say whether there are kernels for responses of this type on this device."""
-    return device.type == "cpu" and dtype in _KERNELS
+    return device.type == "cpu" and (dtype, dtype) in _KERNELS
 
 
 def plan_taps(axes: Sequence[AxisMap], count: int, stride_px: int) -> Taps:
@@ -114,7 +146,8 @@ def plan_taps(axes: Sequence[AxisMap], count: int, stride_px: int) -> Taps:
     """
     lower, upper, weights = (np.zeros((len(axes), count), kind) for kind in (np.int64, np.int64, np.float32))
     for number, axis in enumerate(axes):
-        first, second, weight = linear_taps(grid_positions(count, stride_px), axis)
+        first, second, exact = linear_taps(grid_positions(count, stride_px), axis)
+        weight = exact.float()
         lower[number] = torch.where(weight < 1, first, second)
         upper[number] = torch.where(weight > 0, second, first)
         weights[number] = weight
@@ -145,25 +178,51 @@ def add_widened(
     """
     rows, columns, channels = out.shape
     plan.check(columns, start, start + rows)
-    cells = zip(plan.rows.cells.tolist(), plan.columns.cells.tolist(), strict=True)
     added_to = out.shape[2:] if onto.dim() == 1 else out.shape
-    check_pieces(out.dtype, [out, onto, *responses], [out.shape, added_to, *((*hw, channels) for hw in cells)])
+    check_pieces(out.dtype, [out, onto, *responses], [out.shape, added_to, *plan.shapes(channels)])
+    pitch = channels if onto.dim() == 3 else 0
+    _run(_KERNELS[out.dtype, out.dtype], out, responses, plan, start, onto=onto.data_ptr(), onto_pitch=pitch, relu=int(relu))
+
+
+def read_rows(out: Float[Tensor, "n x c"], values: Float[Tensor, "_ _ c"], plan: Widening, start: int) -> None:
+    """Read a map at the points of grid rows, and convert it.
+
+    Args:
+        out: The grid's rows from `start` on are written here, float32 or bfloat16: channels of tensors that lie in one piece.
+        values: A map in one piece, float32, bfloat16 or float16.
+        plan: Of this map.
+        start: First grid row.
+
+    Raises:
+        ValueError: a tensor has another shape or type, or does not lie as said.
+    """
+    rows, columns, channels = out.shape
+    plan.check(columns, start, start + rows)
+    check_pieces(values.dtype, [values], plan.shapes(channels))
+    pitch = out.stride(1)
+    if (values.dtype, out.dtype) not in _KERNELS or out.stride() != (columns * pitch, pitch, 1) or pitch < channels:
+        raise ValueError(f"expected channels of grid points in one piece, got {out.dtype}, strides {out.stride()}")
+    zero = torch.zeros(channels, dtype=out.dtype)
+    _run(_KERNELS[values.dtype, out.dtype], out, [values], plan, start, onto=zero.data_ptr(), onto_pitch=0, relu=0)
+
+
+def _run(kernel_: Kernel, out: Tensor, maps: Sequence[Tensor], plan: Widening, start: int, **values: int) -> None:
+    rows, columns, channels = out.shape
     parts = min(torch.get_num_threads(), rows)
     scratch = torch.empty(parts, int(plan.columns.cells.sum()), channels)
-    addresses = np.array([values.data_ptr() for values in responses], np.int64)
-    _KERNELS[out.dtype](
+    addresses = np.array([values.data_ptr() for values in maps], np.int64)
+    kernel_(
         parts,
         **plan.values(),
         addresses=addresses.ctypes.data,
         out=out.data_ptr(),
+        out_pitch=out.stride(1),
         rows=rows,
         columns=columns,
         channels=channels,
         start=start,
-        onto=onto.data_ptr(),
-        pitch=channels if onto.dim() == 3 else 0,
-        relu=int(relu),
         scratch=scratch.data_ptr(),
+        **values,
     )
 
 
@@ -240,40 +299,41 @@ def _sum_point(out: Any, point: Any, onto: Any, there: Any, rows: Any, lower: An
 
 
 @compiled
-def _add_rows(job: Any, like: Any, part: Any) -> None:
+def _add_rows(job: Any, read: Any, written: Any, part: Any) -> None:
     widths, row_lower, row_upper, row_weights, lower, upper, weights = tables(job)
     parts, maps, count, columns, channels, start = job.parts, job.maps, job.rows, job.columns, job.channels, job.start
     addresses = array_at(job.addresses, (maps,), NUMBERS)
-    out = array_at(job.out, (count * columns * channels,), like)
-    onto = array_at(job.onto, (count * columns * channels,), like)
+    out = array_at(job.out, (count * columns * job.out_pitch,), written)
+    onto = array_at(job.onto, (count * columns * channels,), written)
     rows = array_at(job.scratch, (parts, widths.sum() * channels), FLOATS)[part]
     for y in range(count * part // parts, count * (part + 1) // parts):
         base = 0
         for m in range(maps):
             size = widths[m] * channels
-            low = array_at(addresses[m] + row_lower[m, start + y] * size * like.itemsize, (size,), like)
-            high = array_at(addresses[m] + row_upper[m, start + y] * size * like.itemsize, (size,), like)
+            low = array_at(addresses[m] + row_lower[m, start + y] * size * read.itemsize, (size,), read)
+            high = array_at(addresses[m] + row_upper[m, start + y] * size * read.itemsize, (size,), read)
             _mix_rows(rows, base, low, high, row_weights[m, start + y])
             base += size
         for x in range(columns):
             point = y * columns + x
-            _sum_point(out, point * channels, onto, point * job.pitch, rows, lower[x], upper[x], weights[x], job)
+            there = point * job.onto_pitch
+            _sum_point(out, point * job.out_pitch, onto, there, rows, lower[x], upper[x], weights[x], job)
 
 
-@kernel(_FIELDS)
-def _add_float32(address: Any) -> None:
-    job, part = numba.carray(address, 1)[0], take_ticket(address)
-    while part < job.parts:
-        _add_rows(job, FLOATS, part)
-        part = take_ticket(address)
+def _adding(read: np.ndarray, written: np.ndarray) -> Kernel:
+    @kernel(_FIELDS)
+    def add(address: Any) -> None:
+        job, part = numba.carray(address, 1)[0], take_ticket(address)
+        while part < job.parts:
+            _add_rows(job, read, written, part)
+            part = take_ticket(address)
+
+    return add
 
 
-@kernel(_FIELDS)
-def _add_bfloat16(address: Any) -> None:
-    job, part = numba.carray(address, 1)[0], take_ticket(address)
-    while part < job.parts:
-        _add_rows(job, BFLOATS, part)
-        part = take_ticket(address)
-
-
-_KERNELS = {torch.float32: _add_float32, torch.bfloat16: _add_bfloat16}
+_KERNELS = {
+    (read, written): _adding(LIKE[read], LIKE[written])
+    for read in (torch.float32, torch.bfloat16, torch.float16)
+    for written in (torch.float32, torch.bfloat16)
+}
+"""By the type that is read and the one that is written."""

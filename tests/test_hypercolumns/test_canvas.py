@@ -249,16 +249,49 @@ def test_the_first_of_equal_scores_is_the_label_and_what_is_not_a_number_comes_b
     logits = torch.randint(0, 3, (40, 16, 24), generator=torch.Generator().manual_seed(0)).float()
     np.testing.assert_array_equal(label_pixels(logits, placement), logits.numpy().argmax(0))
     assert (label_pixels(torch.full((40, 16, 24), -torch.inf), placement) == 0).all()
+    masked = logits.clone()
+    masked[30] = -torch.inf
+    np.testing.assert_array_equal(label_pixels(masked, placement), masked.numpy().argmax(0))
     logits[17, 3, 4] = logits[30, 3, 4] = torch.nan
     logits[2, 3, 4] = torch.inf
     assert label_pixels(logits, placement)[3, 4] == 17 == best_labels(logits)[3, 4]
 
 
+@pytest.mark.parametrize("image_hw", [(16, 24), (40, 50), (8, 9)])
+def test_a_class_that_is_ruled_out_is_the_label_of_no_pixel(image_hw):
+    placement = place(image_hw, letterbox(16, 24))
+    logits = torch.randn(5, 16, 24, generator=torch.Generator().manual_seed(0))
+    logits[3] = -torch.inf
+    assert not (label_pixels(logits, placement) == 3).any()
+    assert not restore_logits(logits, placement).isnan().any()
+
+
+def test_what_labels_are_read_at_is_no_tensor_of_inference_mode():
+    placement = place((21, 19), letterbox(16, 24))
+    logits = torch.randn(5, 16, 24)
+    with torch.inference_mode():
+        label_pixels(logits.clone(), placement)
+    wanted = logits.clone().requires_grad_()
+    restore_logits(wanted, placement).sum().backward()
+    assert wanted.grad is not None
+
+
 def test_scores_that_a_kernel_would_read_wrongly_are_refused():
     scores = torch.zeros(4, 6, 3)
-    good = torch.tensor([0, 3]), torch.tensor([1, 3]), torch.tensor([0.5, 0.0], dtype=torch.float64)
-    bad = torch.tensor([0, 3]), torch.tensor([1, 4]), good[2]
+    weights = torch.tensor([0.5, 0.0], dtype=torch.float64)
+    good = torch.tensor([0, 3]), torch.tensor([1, 3]), weights
     assert best_interpolated(scores, good, good).shape == (2, 2)
-    for wrong in ((scores.double(), good, good), (scores, bad, good), (scores[:, :4], good, bad)):
+    for bad in (
+        (torch.tensor([0, 3]), torch.tensor([1, 4]), weights),
+        (torch.tensor([0, 10**9]), torch.tensor([1, 3]), weights),
+        (torch.tensor([0, 3]), torch.tensor([-1, 3]), weights),
+        (torch.tensor([0, 3]), torch.tensor([1, 3]), weights.float()),
+        (torch.tensor([0, 3]), torch.tensor([1, 3]), weights[:1]),
+        (torch.tensor([0, 3]).int(), torch.tensor([1, 3]), weights),
+    ):
+        for positions in ((bad, good), (good, bad)):
+            with pytest.raises(ValueError, match="expected "):
+                best_interpolated(scores[:, :4], *positions)
+    for wrong in (scores.double(), scores[:, :, :0], torch.zeros(4, 6, 257)):
         with pytest.raises(ValueError, match="expected "):
-            best_interpolated(*wrong)
+            best_interpolated(wrong, good, good)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hypercolumns.columns import Frame, coordinate_columns, coordinate_grid, gather, gather_kept, resample, stack
 from hypercolumns.errors import GeometryError
+from hypercolumns.kernels.gathering import gather_columns
 from tests.core_factory import grid_points, loop_interpolate, make_layer, make_maps, relative_difference, torch_stack
 
 TOLERANCE = 1e-5
@@ -180,6 +181,35 @@ def test_maps_are_gathered_as_a_store_keeps_them(kept_as):
     assert gather_kept(stored, points[:0], layers, Frame((36, 40))).shape == (0, 22)
     with pytest.raises(GeometryError, match=r"layer coarse: expected a map of \(2, 3\) cells, got \(9, 13\)"):
         gather_kept([stored[0], stored[0]], points, layers, Frame((36, 40)))
+
+
+def test_maps_that_a_kernel_would_read_wrongly_are_refused():
+    layers, frame = [make_layer("fine", 4, (9, 13)), make_layer("coarse", 5, (2, 3))], Frame((36, 40))
+    good = [values[0].numpy() for values in make_maps(layers, 1)]
+    points = torch.rand(7, 2)
+    for wrong in (
+        [good[0], good[1].astype(np.float16)],
+        [values.astype(">f4") for values in good],
+        [values.astype(np.float64) for values in good],
+        [values.astype(np.int16) for values in good],
+    ):
+        with pytest.raises(GeometryError, match="expected maps of one type out of float32, float16, uint16, uint8, got "):
+            gather_kept(wrong, points, layers, frame)
+    addresses, axes = [values.ctypes.data for values in good], torch.zeros(5, 2, 2, dtype=torch.float64)
+    for shape in ((7, 1), (7, 3), (2,)):
+        with pytest.raises(GeometryError, match=r"expected positions \(n, 2\) as x, y, got "):
+            gather_columns(addresses, "float32", [4, 5], torch.rand(shape).double(), axes)
+    for wrong in ((points, axes), (points.double(), axes.float()), (points.double(), axes[:, :1].contiguous())):
+        with pytest.raises(ValueError, match="expected "):
+            gather_columns(addresses, "float32", [4, 5], *wrong)
+
+
+def test_positions_that_want_a_gradient_get_one():
+    layers, frame = [make_layer("map", 4, (9, 13))], Frame((36, 52))
+    points = (torch.rand(7, 2) * 30).requires_grad_()
+    found = gather([make_maps(layers, 1)[0][0]], points, layers, frame)
+    (gradient,) = torch.autograd.grad(found.sum(), points)
+    assert gradient.abs().sum() > 0
 
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])

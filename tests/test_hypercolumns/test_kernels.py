@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import hypercolumns
+from hypercolumns.kernels import team
 
 PROGRAM = """
 import sys, time
@@ -36,10 +38,10 @@ def package(tmp_path):
     return tmp_path / "there"
 
 
-def run(package, **environment):
+def run(package, program=PROGRAM, **environment):
     inherited = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(package)],
+        [sys.executable, "-c", program, str(package)],
         capture_output=True,
         text=True,
         check=True,
@@ -52,7 +54,7 @@ def run(package, **environment):
 
 
 def kept_in(folder):
-    return sorted(path for path in folder.rglob("*.nbc") if "add_float32" in path.name)
+    return sorted(path for path in folder.rglob("*.nbc") if path.name.startswith("widening"))
 
 
 def test_a_kernel_is_compiled_once_and_again_when_any_source_of_the_kernels_changes(package):
@@ -79,3 +81,23 @@ def test_where_nothing_can_be_kept_a_process_compiles_its_own(package, tmp_path)
     (tmp_path / "a file").write_text("")
     assert not run(package, NUMBA_CACHE_DIR=str(tmp_path / "a file" / "below"))
     assert not kept_in(package)
+
+
+def test_a_file_that_a_crash_cut_short_and_a_full_disk_cost_a_compilation_and_nothing_else(package, tmp_path):
+    assert run(package)
+    for path in package.rglob("*.nb?"):
+        path.write_bytes(b"")
+    assert run(package)
+    limited = PROGRAM.replace(
+        "import torch\n", "import torch, resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+    )
+    assert limited != PROGRAM
+    assert run(package, program=limited, NUMBA_CACHE_DIR=str(tmp_path / "small"))
+
+
+@pytest.mark.skipif(
+    not list((Path(torch.__file__).parent / "lib").glob("libgomp*")), reason="torch was built with another OpenMP"
+)
+def test_the_threads_of_torch_s_own_are_found():
+    """Else all would be done by one thread, as right and half as fast, and nobody would notice."""
+    assert team._openmp() is not None

@@ -15,7 +15,7 @@ from hypercolumns.columns import Frame, layer_axes, resample
 from hypercolumns.geometry import grid_hw
 from hypercolumns.kernels import team
 from hypercolumns.kernels.spreading import spread_back
-from hypercolumns.kernels.widening import Widening, add_widened, can_widen, plan_taps
+from hypercolumns.kernels.widening import Widening, add_widened, can_widen, plan_taps, read_rows
 from tests.core_factory import make_layer, relative_difference
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-3}
@@ -90,6 +90,29 @@ def test_sums_and_gradients_are_those_of_resampling_each_and_adding(case, dtype,
     if layers:
         for found, ought in zip(given_back, torch.autograd.grad((expected * direction).sum(), exact), strict=True):
             torch.testing.assert_close(found, ought, rtol=1e-5, atol=1e-4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    case=cases(),
+    read=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    written=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_a_map_is_read_at_the_grid_s_points_into_some_channels_of_a_tensor(case, read, written):
+    layers, frame, stride, channels, threads, step = case
+    grid = grid_hw(frame.canvas_hw, stride)
+    for layer in layers[:1]:
+        values, plan = draw(*layer.map_hw, channels, dtype=read), plan_of([layer], frame, stride)
+        out = torch.full((*grid, channels + 5), 7.0, dtype=written)
+        with torch_threads(threads):
+            for start in range(0, grid[0], step):
+                read_rows(out[start : start + step, :, 2 : 2 + channels], values, plan, start)
+        expected = resample(values[None].double(), layer, frame, stride)[0]
+        assert float((out[:, :, 2:-3].double() - expected).abs().max()) <= TOLERANCE[written] * max(
+            1, float(expected.abs().max())
+        )
+        assert (out[:, :, :2] == 7).all()
+        assert (out[:, :, -3:] == 7).all(), "its neighbours are left alone"
 
 
 def test_what_is_not_a_number_stays_so_and_cells_of_no_weight_are_not_read():
@@ -173,6 +196,24 @@ def test_kernels_are_for_float32_and_bfloat16_on_cpus():
     assert not can_widen(torch.device("meta"), torch.float32)
 
 
+def test_a_map_of_the_grid_s_own_cells_is_known_as_such():
+    same = make_layer("map", 1, (8, 10), (1.0, 1.0), (0.5, 0.5))
+    assert plan_of([same], Frame((8, 10)), 1).is_plain
+    assert plan_of([same], Frame((8, 10), "receptive_field"), 1).is_plain
+    assert not plan_of([same, same], Frame((8, 10)), 1).is_plain
+    assert not plan_of([make_layer("moved", 1, (8, 10), (1.0, 1.0), (1.5, 1.5))], Frame((8, 10), "receptive_field"), 1).is_plain
+    assert not plan_of([make_layer("coarse", 1, (4, 5))], Frame((8, 10)), 1).is_plain
+
+
+def test_a_weight_that_float32_rounds_to_one_leaves_the_first_cell_unread():
+    layer = make_layer("map", 1, (9, 9), (6.0, 6.0), (0.5, 0.5))
+    axis = layer_axes(layer, Frame((54, 54), "receptive_field"))[0]
+    taps = plan_taps([axis], 54, 1)
+    alone = (taps.weights == 0) | (taps.weights == 1)
+    assert alone.any()
+    assert (taps.lower == taps.upper)[alone].all()
+
+
 def test_taps_say_which_cells_some_points_need():
     axis = layer_axes(make_layer("map", 1, (4, 4)), Frame((8, 8)))[0]
     taps = plan_taps([axis], 8, 1)
@@ -201,6 +242,16 @@ def test_what_a_kernel_would_read_wrongly_is_refused():
     ):
         with pytest.raises(ValueError, match="expected "):
             add_widened(*wrong)
+    for wrong in (
+        (out, response.double(), plan, 0),
+        (out.half(), response, plan, 0),
+        (out, response[:, :4], plan, 0),
+        (out[:, ::2].repeat(1, 2, 1).transpose(0, 1).contiguous().transpose(0, 1), response, plan, 0),
+        (out[:, :, :8], response, plan, 0),
+        (out, response, plan, 4),
+    ):
+        with pytest.raises(ValueError, match="expected "):
+            read_rows(*wrong)
     for wrong in ((scattered, plan, 0), (out, plan, 1), (out, plan, 0, scattered), (out, plan, 0, out.bfloat16())):
         with pytest.raises(ValueError, match="expected "):
             spread_back(*wrong)

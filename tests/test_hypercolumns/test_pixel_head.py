@@ -24,13 +24,15 @@ LAYERS = (
 )
 
 
-@pytest.fixture(autouse=True, params=["at once", "in strips"])
+@pytest.fixture(autouse=True, params=["at once", "in strips", "in strips that are remembered"])
 def _both_ways(request, monkeypatch):
     """Whatever is true of the classifier is true however many rows it takes at a time: here seven."""
-    if request.param == "in strips":
+    if request.param.startswith("in strips"):
         for bound in ("_STRIP_BYTES", "_LOGITS_BYTES"):
             monkeypatch.setattr(f"hypercolumns.heads.strips.{bound}", 0)
         monkeypatch.setattr("hypercolumns.heads.strips._FEWEST_ROWS", 7)
+        if request.param == "in strips":
+            monkeypatch.setattr("hypercolumns.heads.strips._REMEMBERED_BYTES", 0)
     else:
         monkeypatch.setattr(PixelConv, "_fits_strips", lambda self, maps: False)
 

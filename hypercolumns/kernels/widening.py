@@ -206,12 +206,12 @@ def read_rows(out: Float[Tensor, "n x c"], values: Float[Tensor, "_ _ c"], plan:
     _run(_KERNELS[values.dtype, out.dtype], out, [values], plan, start, onto=zero.data_ptr(), onto_pitch=0, relu=0)
 
 
-def _run(kernel_: Kernel, out: Tensor, maps: Sequence[Tensor], plan: Widening, start: int, **values: int) -> None:
+def _run(run: Kernel, out: Tensor, maps: Sequence[Tensor], plan: Widening, start: int, **others: int) -> None:
     rows, columns, channels = out.shape
     parts = min(torch.get_num_threads(), rows)
     scratch = torch.empty(parts, int(plan.columns.cells.sum()), channels)
     addresses = np.array([values.data_ptr() for values in maps], np.int64)
-    kernel_(
+    run(
         parts,
         **plan.values(),
         addresses=addresses.ctypes.data,
@@ -222,7 +222,7 @@ def _run(kernel_: Kernel, out: Tensor, maps: Sequence[Tensor], plan: Widening, s
         channels=channels,
         start=start,
         scratch=scratch.data_ptr(),
-        **values,
+        **others,
     )
 
 

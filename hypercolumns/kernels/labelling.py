@@ -21,13 +21,11 @@ from hypercolumns.kernels.lanes import (
     keep_first,
     largest,
     load,
-    load_some,
     spread,
-    store,
-    store_some,
 )
 from hypercolumns.kernels.numbers import DOUBLES, FLOATS, NUMBERS, OCTETS, array_at, compiled, take_ticket
 from hypercolumns.kernels.team import kernel
+from hypercolumns.kernels.widening import mix_rows
 
 __all__ = ["Positions", "best_interpolated"]
 
@@ -95,18 +93,6 @@ def _check(positions: Positions, cells: int) -> None:
 
 
 @compiled
-def _mix(out: Any, low: Any, high: Any, weight: Any) -> None:
-    none, first, second = spread(np.float32(0)), spread(np.float32(1 - weight)), spread(np.float32(weight))
-    whole = LANES * (len(low) // LANES)
-    for i in range(0, whole, LANES):
-        store(out, i, add_product(add_product(none, load(low, i), first), load(high, i), second))
-    rest = len(low) - whole
-    if rest:
-        mixed = add_product(none, load_some(low, whole, rest), first)
-        store_some(out, whole, add_product(mixed, load_some(high, whole, rest), second), rest)
-
-
-@compiled
 def _best(row: Any, low: Any, high: Any, weight: Any, classes: Any) -> Any:
     """Return the best class of a pixel between two cells of a row."""
     none, first, second = spread(np.float32(0)), spread(np.float32(1 - weight)), spread(np.float32(weight))
@@ -139,7 +125,7 @@ def _label_rows(job: Any, part: Any) -> None:
         if above[y] == below[y]:
             row[: width * classes] = scores[above[y]]
         else:
-            _mix(row, scores[above[y]], scores[below[y]], down[y])
+            mix_rows(row, 0, scores[above[y]], scores[below[y]], np.float32(down[y]))
         for x in range(columns):
             out[y, x] = _best(row, left[x] * classes, right[x] * classes, along[x], classes)
 

@@ -31,8 +31,8 @@ compiled = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"}, fo
 
 
 def array_at(address: int, shape: tuple[int, ...], like: Any) -> Any:
-    """Return the array at an address (in C order), of the type of another one; in kernels alone."""
-    raise NotImplementedError
+    """Return the array at an address (in C order), of the type of another one; in kernels, Numba puts `_array_at`."""
+    raise TypeError("array_at is for kernels, which are compiled")
 
 
 @overload(array_at, strict=False)

@@ -30,6 +30,7 @@ __all__ = [
     "can_read",
     "can_widen",
     "check_pieces",
+    "mix_rows",
     "plan_taps",
     "read_rows",
     "tables",
@@ -242,7 +243,7 @@ def tables(job: Any) -> Any:
 
 
 @compiled
-def _mix_rows(out: Any, start: Any, low: Any, high: Any, weight: Any) -> None:
+def mix_rows(out: Any, start: Any, low: Any, high: Any, weight: Any) -> None:
     """Write the weighted mean of two rows from a place on."""
     none, first, second = spread(np.float32(0)), spread(np.float32(1) - weight), spread(weight)
     whole = LANES * (len(low) // LANES)
@@ -312,7 +313,7 @@ def _add_rows(job: Any, read: Any, written: Any, part: Any) -> None:
             size = widths[m] * channels
             low = array_at(addresses[m] + row_lower[m, start + y] * size * read.itemsize, (size,), read)
             high = array_at(addresses[m] + row_upper[m, start + y] * size * read.itemsize, (size,), read)
-            _mix_rows(rows, base, low, high, row_weights[m, start + y])
+            mix_rows(rows, base, low, high, row_weights[m, start + y])
             base += size
         for x in range(columns):
             point = y * columns + x

@@ -14,8 +14,10 @@ from numba import types
 from numba.extending import intrinsic, models, register_model
 
 __all__ = [
+    "FLOAT_LANES",
     "LANES",
     "add_product",
+    "declared",
     "first_equal",
     "first_not_a_number",
     "keep_first",
@@ -24,13 +26,14 @@ __all__ = [
     "load",
     "load_some",
     "positive",
+    "splat",
     "spread",
     "store",
     "store_some",
 ]
 
 LANES = 16
-_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+FLOAT_LANES = ir.VectorType(ir.FloatType(), LANES)
 _INTEGERS = ir.VectorType(ir.IntType(32), LANES)
 _SHORTS = ir.VectorType(ir.IntType(16), LANES)
 _OCTETS = ir.VectorType(ir.IntType(8), LANES)
@@ -51,7 +54,7 @@ _LANES = Lanes()
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _FLOATS)
+        super().__init__(manager, kind, FLOAT_LANES)
 
 
 @intrinsic
@@ -74,7 +77,7 @@ def load_some(context: Any, array: Any, place: Any, count: Any) -> Any:
         kind = signature.args[0]
         pointer = _place(context, builder, kind, arguments[0], arguments[1])
         vector = pointer.type.pointee
-        function = _declared(
+        function = declared(
             builder, f"llvm.masked.load.{_name(kind)}.p0", vector, [pointer.type, ir.IntType(32), _TRUTHS, vector]
         )
         zero = ir.Constant(vector, [0] * LANES)
@@ -106,7 +109,7 @@ def store_some(context: Any, array: Any, place: Any, lanes: Any, count: Any) -> 
         pointer = _place(context, builder, kind, arguments[0], arguments[1])
         vector = pointer.type.pointee
         kinds = [vector, pointer.type, ir.IntType(32), _TRUTHS]
-        function = _declared(builder, f"llvm.masked.store.{_name(kind)}.p0", ir.VoidType(), kinds)
+        function = declared(builder, f"llvm.masked.store.{_name(kind)}.p0", ir.VoidType(), kinds)
         value = _from_floats(builder, kind, arguments[2])
         builder.call(function, [value, pointer, ir.IntType(32)(_bytes(kind)), _first(builder, arguments[3])])
         return context.get_dummy_value()
@@ -119,7 +122,7 @@ def spread(context: Any, number: Any) -> Any:
     """Return a number sixteen times."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _splat(builder, arguments[0], _FLOATS)
+        return splat(builder, arguments[0], FLOAT_LANES)
 
     return _LANES(types.float32), generate
 
@@ -130,7 +133,7 @@ def add_product(context: Any, total: Any, one: Any, other: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         total, one, other = arguments
-        function = _declared(builder, f"llvm.fmuladd.v{LANES}f32", _FLOATS, [_FLOATS, _FLOATS, _FLOATS])
+        function = declared(builder, f"llvm.fmuladd.v{LANES}f32", FLOAT_LANES, [FLOAT_LANES, FLOAT_LANES, FLOAT_LANES])
         return builder.call(function, [one, other, total])
 
     return _LANES(_LANES, _LANES, _LANES), generate
@@ -141,7 +144,7 @@ def positive(context: Any, lanes: Any) -> Any:
     """Replace what is below zero by zero; what is not a number stays so."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        zero = ir.Constant(_FLOATS, [0.0] * LANES)
+        zero = ir.Constant(FLOAT_LANES, [0.0] * LANES)
         return builder.select(builder.fcmp_ordered("<", arguments[0], zero), zero, arguments[0])
 
     return _LANES(_LANES), generate
@@ -152,7 +155,7 @@ def keep_where_positive(context: Any, lanes: Any, condition: Any) -> Any:
     """Replace by zero what has no number above zero in its place of another sixteen."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        zero = ir.Constant(_FLOATS, [0.0] * LANES)
+        zero = ir.Constant(FLOAT_LANES, [0.0] * LANES)
         return builder.select(builder.fcmp_ordered(">", arguments[1], zero), arguments[0], zero)
 
     return _LANES(_LANES, _LANES), generate
@@ -164,7 +167,7 @@ def keep_first(context: Any, lanes: Any, count: Any, other: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         lanes, count, other = arguments
-        return builder.select(_first(builder, count), lanes, _splat(builder, other, _FLOATS))
+        return builder.select(_first(builder, count), lanes, splat(builder, other, FLOAT_LANES))
 
     return _LANES(_LANES, types.int64, types.float32), generate
 
@@ -174,7 +177,7 @@ def largest(context: Any, lanes: Any) -> Any:
     """Return the largest of sixteen numbers, all of which are numbers."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        function = _declared(builder, f"llvm.vector.reduce.fmax.v{LANES}f32", ir.FloatType(), [_FLOATS])
+        function = declared(builder, f"llvm.vector.reduce.fmax.v{LANES}f32", ir.FloatType(), [FLOAT_LANES])
         return builder.call(function, arguments, fastmath=["nnan"])
 
     return types.float32(_LANES), generate
@@ -185,7 +188,7 @@ def first_equal(context: Any, lanes: Any, number: Any) -> Any:
     """Return the place of the first that equals a number; sixteen where none does."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _first_true(builder, builder.fcmp_ordered("==", arguments[0], _splat(builder, arguments[1], _FLOATS)))
+        return _first_true(builder, builder.fcmp_ordered("==", arguments[0], splat(builder, arguments[1], FLOAT_LANES)))
 
     return types.int64(_LANES, types.float32), generate
 
@@ -202,7 +205,7 @@ def first_not_a_number(context: Any, lanes: Any) -> Any:
 
 def _place(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
     data = context.make_array(kind)(context, builder, array).data
-    vector = {types.float32: _FLOATS, types.uint8: _OCTETS}.get(kind.dtype, _SHORTS)
+    vector = {types.float32: FLOAT_LANES, types.uint8: _OCTETS}.get(kind.dtype, _SHORTS)
     return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
 
 
@@ -218,10 +221,10 @@ def _to_floats(builder: Any, kind: Any, value: Any) -> Any:
     if kind.dtype == types.float32:
         return value
     if kind.dtype == types.uint8:
-        return builder.uitofp(value, _FLOATS)
+        return builder.uitofp(value, FLOAT_LANES)
     if kind.dtype == types.int16:
-        return builder.fpext(builder.bitcast(value, _HALVES), _FLOATS)
-    return builder.bitcast(builder.shl(builder.zext(value, _INTEGERS), _all(16)), _FLOATS)
+        return builder.fpext(builder.bitcast(value, _HALVES), FLOAT_LANES)
+    return builder.bitcast(builder.shl(builder.zext(value, _INTEGERS), _all(16)), FLOAT_LANES)
 
 
 def _from_floats(builder: Any, kind: Any, value: Any) -> Any:
@@ -239,7 +242,8 @@ def _all(number: int) -> Any:
     return ir.Constant(_INTEGERS, [number] * LANES)
 
 
-def _splat(builder: Any, value: Any, kind: Any) -> Any:
+def splat(builder: Any, value: Any, kind: Any) -> Any:
+    """Return a vector of one value; in generated code, as `declared`."""
     lane = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.IntType(32)(0))
     return builder.shuffle_vector(lane, ir.Constant(kind, ir.Undefined), ir.Constant(_INTEGERS, [0] * LANES))
 
@@ -247,7 +251,7 @@ def _splat(builder: Any, value: Any, kind: Any) -> Any:
 def _first(builder: Any, count: Any) -> Any:
     """Return which lanes are the first so many."""
     numbers = ir.Constant(_INTEGERS, list(range(LANES)))
-    return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(count, ir.IntType(32)), _INTEGERS))
+    return builder.icmp_signed("<", numbers, splat(builder, builder.trunc(count, ir.IntType(32)), _INTEGERS))
 
 
 def _first_true(builder: Any, truths: Any) -> Any:
@@ -257,6 +261,7 @@ def _first_true(builder: Any, truths: Any) -> Any:
     return builder.cttz(builder.or_(bits, ir.IntType(64)(1 << LANES)), ir.IntType(1)(1))
 
 
-def _declared(builder: Any, name: str, result: Any, arguments: Any) -> Any:
+def declared(builder: Any, name: str, result: Any, arguments: Any) -> Any:
+    """Return one of the compiler's own functions."""
     kind = ir.FunctionType(result, arguments)
     return builder.module.declare_intrinsic(name, (), kind)

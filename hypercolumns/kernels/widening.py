@@ -89,6 +89,30 @@ class Widening:
         lower, upper = (np.ascontiguousarray(cells.T + base) for cells in (self.columns.lower, self.columns.upper))
         return lower, upper, np.ascontiguousarray(self.columns.weights.T)
 
+    @cached_property
+    def by_cell(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Who reads each cell of a row of all maps.
+
+        The first column of the grid, the one after the last, where the weights of these columns begin, and the weights.
+        """
+        lower, upper, weights = self.by_column
+        shares = np.zeros((int(self.columns.cells.sum()), len(lower)), np.float32)
+        read = np.zeros(shares.shape, bool)
+        for cells, share in ((lower, np.float32(1) - weights), (upper, weights)):
+            there = cells, np.arange(len(cells))[:, None]
+            np.add.at(shares, there, share)
+            read[there] = True
+        first = read.argmax(axis=1)
+        last = np.where(read.any(axis=1), len(lower) - read[:, ::-1].argmax(axis=1), first)
+        pieces = [row[start:stop] for row, start, stop in zip(shares, first.tolist(), last.tolist(), strict=True)]
+        return first, last, np.cumsum(last - first) - (last - first), np.concatenate([np.empty(0, np.float32), *pieces])
+
+    @cached_property
+    def unread(self) -> list[list[int]]:
+        """The rows of each map that no row of the grid reads."""
+        read = zip(self.rows.lower, self.rows.upper, self.rows.cells.tolist(), strict=True)
+        return [sorted(set(range(cells)) - {*lower.tolist(), *upper.tolist()}) for lower, upper, cells in read]
+
     def shapes(self, channels: int) -> list[tuple[int, int, int]]:
         """Return the shapes of the maps."""
         cells = zip(self.rows.cells.tolist(), self.columns.cells.tolist(), strict=True)

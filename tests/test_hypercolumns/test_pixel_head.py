@@ -24,17 +24,18 @@ LAYERS = (
 )
 
 
-@pytest.fixture(autouse=True, params=["at once", "in strips", "in strips that are remembered"])
-def _both_ways(request, monkeypatch):
-    """Whatever is true of the classifier is true however many rows it takes at a time: here seven."""
-    if request.param.startswith("in strips"):
-        for bound in ("_STRIP_BYTES", "_LOGITS_BYTES"):
-            monkeypatch.setattr(f"hypercolumns.heads.strips.{bound}", 0)
-        monkeypatch.setattr("hypercolumns.heads.strips._FEWEST_ROWS", 7)
-        if request.param == "in strips":
-            monkeypatch.setattr("hypercolumns.heads.strips._REMEMBERED_BYTES", 0)
-    else:
+@pytest.fixture(autouse=True, params=["at once", "products", "products, remembered", "tiles", "tiles, remembered"])
+def _every_way(request, monkeypatch):
+    """Whatever is true of the classifier is true however many rows it takes at a time, here seven, and whoever multiplies."""
+    if request.param == "at once":
         monkeypatch.setattr(PixelConv, "_fits_strips", lambda self, maps: False)
+        return
+    monkeypatch.setattr("hypercolumns.heads.strip_work.STRIP_BYTES", 0)
+    monkeypatch.setattr("hypercolumns.heads.strip_products.LOGITS_BYTES", 0)
+    monkeypatch.setattr("hypercolumns.heads.strip_work.FEWEST_ROWS", 7)
+    monkeypatch.setattr("hypercolumns.heads.strip_tiles.WIDE_REGISTERS", request.param.startswith("tiles"))
+    if "remembered" not in request.param:
+        monkeypatch.setattr("hypercolumns.heads.strips.REMEMBERED_BYTES", 0)
 
 
 def make_mlp(alignment="resize", layers=LAYERS, **options) -> PixelMLP:

@@ -1,0 +1,351 @@
+"""Classify the points of some grid rows: upsample, sum, ReLU and the second linear layer, a panel of channels at a time.
+
+For each grid row and each panel of the hidden units: the cells that the row reads are mixed of two rows of each map, every
+point adds up its own, the product of the fine maps is added in registers (`tiles`), and the ReLU's result is multiplied into
+the logits at once. Hidden units are never written to memory, unless they are to be kept for the gradient (`learning`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from hypercolumns.kernels.fine import FineMaps, read_fine
+from hypercolumns.kernels.lanes import LANES, load, store, store_some
+from hypercolumns.kernels.numbers import FLOATS, NUMBERS, array_at, compiled, take_ticket
+from hypercolumns.kernels.panels import mix_cells, sum_points
+from hypercolumns.kernels.team import Kernel, kernel
+from hypercolumns.kernels.tiles import BLOCK, TILE, add_rows, packed, panel_width
+from hypercolumns.kernels.widening import PLAN_FIELDS, Widening, check_pieces, tables
+
+__all__ = [
+    "FIELDS",
+    "ROWS",
+    "Image",
+    "Layers",
+    "classify_image",
+    "find_hidden",
+    "hidden_at",
+    "hidden_like",
+    "map_rows",
+    "parts_of",
+    "points_up",
+]
+
+ROWS = 4
+"""Grid rows at a time: they share most rows of coarse maps, and the weights of a panel."""
+
+FIELDS = (
+    *PLAN_FIELDS,
+    *("channels", "width", "panels", "depth", "pitch", "first", "bias", "classes", "out_width", "out_panels"),
+    *("addresses", "fine", "fine_maps", "rows", "columns"),
+    *("hidden", "scratch", "scratch_size"),
+)
+"""What the kernels of both directions are told: the plan, the layers, the image and where there is room."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """The two linear layers of a head, as kernels read them. All float32.
+
+    Attributes:
+        channels: Outputs of the first layer.
+        classes: Outputs of the second; 0 where there is none.
+        depth: Inputs of the first that are to be multiplied here; those of upsampled responses have been.
+        first: Weights for them, packed; empty for none.
+        bias: Padded to whole panels.
+        second: Weights (K, H), packed, with as many inputs as the first layer's panels have outputs; None without one.
+        second_bias: Padded to whole panels.
+        back: The second layer's weights transposed, packed; None without one.
+    """
+
+    channels: int
+    classes: int
+    depth: int
+    first: Tensor
+    bias: Tensor
+    second: Tensor | None
+    second_bias: Tensor | None
+    back: Tensor | None
+
+    @classmethod
+    def of(cls, first: Tensor | None, bias: Tensor, second: Tensor | None, second_bias: Tensor | None) -> Layers:
+        """Pack weights.
+
+        Args:
+            first: (H, C), or None for no inputs.
+            bias: (H,).
+            second: (K, H), or None.
+            second_bias: (K,), or None.
+        """
+        channels, width = len(bias), panel_width(len(bias))
+        whole = -(-channels // width) * width
+        weights = bias.new_empty(0) if first is None else packed(first)
+        depth = 0 if first is None else first.shape[1]
+        if second is None or second_bias is None:
+            return cls(channels, 0, depth, weights, F.pad(bias, (0, whole - channels)), None, None, None)
+        outputs = packed(second, whole)
+        return cls(
+            channels,
+            len(second),
+            depth,
+            weights,
+            F.pad(bias, (0, whole - channels)),
+            outputs,
+            F.pad(second_bias, (0, outputs.shape[0] * outputs.shape[2] - len(second))),
+            packed(second.t()),
+        )
+
+    @property
+    def width(self) -> int:
+        """Columns of a panel of the first layer's outputs."""
+        return panel_width(self.channels)
+
+    @property
+    def panels(self) -> int:
+        """Panels of the first layer's outputs."""
+        return -(-self.channels // self.width)
+
+    @property
+    def out_shape(self) -> tuple[int, int]:
+        """Panels of the second layer's outputs, and columns of each."""
+        return (0, LANES) if self.second is None else (self.second.shape[0], self.second.shape[2])
+
+    @property
+    def pitch(self) -> int:
+        """Numbers from one point's inputs to the next one's."""
+        return -(-self.depth // BLOCK) * BLOCK
+
+
+def points_up(columns: int) -> int:
+    """Return the points of a grid row, padded to whole tiles."""
+    return -(-columns // TILE) * TILE
+
+
+def hidden_like(layers: Layers, grid_hw: tuple[int, int]) -> Float[Tensor, "y panels x width"]:
+    """Return room for the hidden units of an image."""
+    return layers.bias.new_empty(grid_hw[0], layers.panels, points_up(grid_hw[1]), layers.width)
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """One image, as the kernels of both directions see it.
+
+    Attributes:
+        layers: The two layers.
+        fine: Maps that the first layer is still to be applied to.
+        responses: Of each of the plan's maps, the first layer's (h, w, H), float32, in one piece.
+        plan: Of these maps.
+        hidden: Hidden units that are kept, or to be kept; None where they are reckoned again.
+    """
+
+    layers: Layers
+    fine: FineMaps
+    responses: Sequence[Tensor]
+    plan: Widening
+    hidden: Tensor | None
+
+    def run(self, kernel: Kernel, logits: Tensor, room: int, /, **others: int) -> None:
+        """Call a kernel.
+
+        Args:
+            kernel: Whose fields begin with `FIELDS`.
+            logits: Of the image (y, x, K), or their gradient.
+            room: Numbers of scratch that each thread wants.
+            others: The rest of its fields.
+
+        Raises:
+            ValueError: a tensor has another shape or type, or does not lie in one piece.
+        """
+        self._check(logits)
+        layers, (rows, columns) = self.layers, logits.shape[:2]
+        parts = parts_of(rows)
+        scratch, table = torch.empty(parts, room), self.fine.table()
+        addresses = np.array([values.data_ptr() for values in self.responses], np.int64)
+        out_panels, out_width = layers.out_shape
+        kernel(
+            parts,
+            **self.plan.values(),
+            channels=layers.channels,
+            width=layers.width,
+            panels=layers.panels,
+            depth=layers.depth,
+            pitch=layers.pitch,
+            first=layers.first.data_ptr(),
+            bias=layers.bias.data_ptr(),
+            classes=layers.classes,
+            out_width=out_width,
+            out_panels=out_panels,
+            addresses=addresses.ctypes.data,
+            fine=table.ctypes.data,
+            fine_maps=len(table),
+            rows=rows,
+            columns=columns,
+            hidden=0 if self.hidden is None else self.hidden.data_ptr(),
+            scratch=scratch.data_ptr(),
+            scratch_size=room,
+            **others,
+        )
+
+    def _check(self, logits: Tensor) -> None:
+        layers = self.layers
+        grid_hw = logits.shape[0], logits.shape[1]
+        self.plan.check(grid_hw[1], 0, grid_hw[0])
+        self.fine.check(grid_hw)
+        if self.fine.channels != layers.depth:
+            raise ValueError(f"expected fine maps of {layers.depth} channels, got {self.fine.channels}")
+        given = [(*grid_hw, layers.classes or layers.channels), *self.plan.shapes(layers.channels)]
+        check_pieces(torch.float32, [logits, *self.responses], given)
+        if self.hidden is not None:
+            check_pieces(torch.float32, [self.hidden], [(grid_hw[0], layers.panels, points_up(grid_hw[1]), layers.width)])
+
+
+def parts_of(rows: int) -> int:
+    """Return how many threads share the rows of an image."""
+    return min(torch.get_num_threads(), rows)
+
+
+def classify_image(logits: Float[Tensor, "y x k"], image: Image) -> None:
+    """Write the logits of an image, and its hidden units if they are to be kept.
+
+    Raises:
+        ValueError: a tensor has another shape or type, or does not lie in one piece.
+    """
+    layers, points = image.layers, ROWS * points_up(logits.shape[1])
+    panels, width = layers.out_shape
+    image.run(
+        _classify,
+        logits,
+        (int(image.plan.columns.cells.sum()) + TILE) * layers.width + points * (panels * width + layers.pitch),
+        second=0 if layers.second is None else layers.second.data_ptr(),
+        second_bias=0 if layers.second_bias is None else layers.second_bias.data_ptr(),
+        logits=logits.data_ptr(),
+    )
+
+
+@compiled
+def map_rows(job: Any, y: Any, low: Any, high: Any, shares: Any) -> None:
+    """Find the two rows of each map that a grid row reads: their addresses, and the weights of the second ones."""
+    widths, row_lower, row_upper, row_weights, _, _, _ = tables(job)
+    addresses = array_at(job.addresses, (job.maps,), NUMBERS)
+    for m in range(job.maps):
+        size = 4 * widths[m] * job.channels
+        low[m] = addresses[m] + row_lower[m, y] * size
+        high[m] = addresses[m] + row_upper[m, y] * size
+        shares[m] = row_weights[m, y]
+
+
+@compiled
+def hidden_at(job: Any, y: Any, panel: Any, tile: Any) -> Any:
+    """Return where a panel of a row's hidden units is kept, or else room for a tile of it."""
+    size = (job.columns + TILE - 1) // TILE * TILE * job.width
+    return array_at(job.hidden + 4 * (y * job.panels + panel) * size, (size,), FLOATS) if job.hidden else tile
+
+
+@compiled
+def find_hidden(job: Any, panel: Any, start: Any, stop: Any, cells: Any, values: Any, out: Any, place: Any) -> None:
+    """Write a panel of what the first layer makes of some points of a row, after the ReLU if a second layer follows.
+
+    Args:
+        job: The kernel's.
+        panel: Which.
+        start: First point of the row.
+        stop: The one after the last, a tile further at most.
+        cells: The panel's, of all maps (`mix_cells`).
+        values: The row's inputs (`read_fine`).
+        out: Written from `place` on; up to the next multiple of twelve points with what is worth nothing.
+        place: Of the first point.
+    """
+    _, _, _, _, lower, upper, shares = tables(job)
+    width, relu = job.width, job.out_panels > 0
+    bias = array_at(job.bias + 4 * panel * width, (width,), FLOATS)
+    taps = lower[start:stop], upper[start:stop], shares[start:stop]
+    sum_points(out, place, cells, taps, bias, relu and job.depth == 0, width)
+    if job.depth:
+        there, inputs = out.ctypes.data + 4 * place, values.ctypes.data + 4 * start * job.pitch
+        first, floor = job.first + 4 * panel * job.depth * width, np.float32(0) if relu else np.float32(-np.inf)
+        add_rows(there, width, stop - start, inputs, job.pitch, first, width, job.depth, width, floor)
+
+
+@compiled
+def _write_points(job: Any, point: Any, count: Any, panel: Any, out: Any, place: Any, width: Any, outputs: Any) -> None:
+    """Copy a panel of the last layer's outputs to where the logits of some points belong."""
+    logits = array_at(job.logits + 4 * point * outputs, (count * outputs,), FLOATS)
+    for x in range(count):
+        for i in range(panel * width, min((panel + 1) * width, outputs), LANES):
+            value = load(out, place + x * width + i - panel * width)
+            store_some(logits, x * outputs + i, value, min(outputs - i, LANES))
+
+
+@compiled
+def _begin_sums(job: Any, sums: Any) -> None:
+    """Write the second layer's bias for all points of a grid row (panels, points, width)."""
+    bias = array_at(job.second_bias, (job.out_panels, job.out_width), FLOATS)
+    for panel in range(job.out_panels):
+        for x in range(job.columns):
+            for i in range(0, job.out_width, LANES):
+                store(sums[panel, x], i, load(bias[panel], i))
+
+
+@compiled
+def _classify_panel(job: Any, y: Any, values: Any, sums: Any, panel: Any, room: Any) -> None:
+    """Add to the logits of a grid row what a panel of its hidden units gives; without a second layer they are the logits."""
+    cells, tile, low, high, shares = room
+    width, out_width = job.width, job.out_width
+    map_rows(job, y, low, high, shares)
+    mix_cells(cells, array_at(job.widths, (job.maps,), NUMBERS), (low, high, shares), job.channels, panel * width, width)
+    hidden = hidden_at(job, y, panel, tile)
+    for start in range(0, job.columns, TILE):
+        stop, place = min(start + TILE, job.columns), start * width if job.hidden else 0
+        find_hidden(job, panel, start, stop, cells, values, hidden, place)
+        if not job.out_panels:
+            _write_points(job, y * job.columns + start, stop - start, panel, hidden, place, width, job.channels)
+        for out in range(job.out_panels):
+            ours, there = sums[out, start:].ctypes.data, hidden.ctypes.data + 4 * place
+            second = job.second + 4 * (out * job.panels + panel) * width * out_width
+            add_rows(ours, out_width, stop - start, there, width, second, out_width, width, out_width, np.float32(-np.inf))
+
+
+@compiled
+def _classify_rows(job: Any, part: Any) -> None:
+    count, up, maps = array_at(job.widths, (job.maps,), NUMBERS).sum() * job.width, _up(job.columns), job.maps
+    scratch = array_at(job.scratch + 4 * part * job.scratch_size, (job.scratch_size,), FLOATS)
+    cells, tile, rest = scratch[:count], scratch[count : count + TILE * job.width], scratch[count + TILE * job.width :]
+    values, rest = rest[: ROWS * up * job.pitch].reshape(ROWS, up * job.pitch), rest[ROWS * up * job.pitch :]
+    sums = rest.reshape(ROWS, job.out_panels, up, job.out_width)
+    room = cells, tile, np.empty(maps, np.int64), np.empty(maps, np.int64), np.empty(maps, np.float32)
+    values[:] = 0
+    stop = job.rows * (part + 1) // job.parts
+    for first in range(job.rows * part // job.parts, stop, ROWS):
+        rows = min(ROWS, stop - first)
+        for row in range(rows):
+            _begin_sums(job, sums[row])
+            read_fine(values[row], job.pitch, job.columns, first + row, job.fine, job.fine_maps)
+        for panel in range(job.panels):
+            for row in range(rows):
+                _classify_panel(job, first + row, values[row], sums[row], panel, room)
+        for row in range(rows):
+            for out in range(job.out_panels):
+                there = sums[row, out].reshape(up * job.out_width)
+                _write_points(job, (first + row) * job.columns, job.columns, out, there, 0, job.out_width, job.classes)
+
+
+@compiled
+def _up(columns: Any) -> Any:
+    return (columns + TILE - 1) // TILE * TILE
+
+
+@kernel((*FIELDS, "second", "second_bias", "logits"))
+def _classify(address: Any) -> None:
+    job, part = numba.carray(address, 1)[0], take_ticket(address)
+    while part < job.parts:
+        _classify_rows(job, part)
+        part = take_ticket(address)

@@ -1,0 +1,114 @@
+"""Maps as fine as the grid, or finer, read at the points of a grid row: the inputs of a layer that is applied there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hypercolumns.kernels.lanes import LANES, add_product, load, load_some, spread, store, store_some
+from hypercolumns.kernels.numbers import BFLOATS, FLOATS, HALVES, NUMBERS, array_at, compiled
+from hypercolumns.kernels.widening import Widening, check_pieces
+
+__all__ = ["FineMaps", "read_fine"]
+
+_KINDS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, eq=False)
+class FineMaps:
+    """Maps of one image, and how the grid reads each.
+
+    Attributes:
+        maps: (h, w, C) each, in one piece, float32, bfloat16 or float16.
+        plans: Of each by itself.
+    """
+
+    maps: Sequence[Tensor]
+    plans: Sequence[Widening]
+
+    @property
+    def channels(self) -> int:
+        """Of all maps together."""
+        return sum(values.shape[2] for values in self.maps)
+
+    def check(self, grid_hw: tuple[int, int]) -> None:
+        """Refuse what would be read wrongly.
+
+        Raises:
+            ValueError: a map has another shape or type than its plan says, or does not lie in one piece.
+        """
+        for values, plan in zip(self.maps, self.plans, strict=True):
+            plan.check(grid_hw[1], 0, grid_hw[0])
+            if values.dtype not in _KINDS:
+                raise ValueError(f"expected maps of {', '.join(map(str, _KINDS))}, got {values.dtype}")
+            check_pieces(values.dtype, [values], plan.shapes(values.shape[2]))
+
+    def table(self) -> np.ndarray:
+        """Return what `read_fine` is told of each map. The plans must be kept alive."""
+        rows, place = [], 0
+        for values, plan in zip(self.maps, self.plans, strict=True):
+            lower, upper, weights = plan.by_column
+            arrays = (plan.rows.lower, plan.rows.upper, plan.rows.weights, lower, upper, weights)
+            addresses = [array.ctypes.data for array in arrays]
+            rows.append([values.data_ptr(), _KINDS.index(values.dtype), *values.shape[1:], place, *addresses])
+            place += values.shape[2]
+        return np.array(rows, np.int64).reshape(len(rows), 11)
+
+
+@compiled
+def read_fine(out: Any, pitch: Any, columns: Any, y: Any, table: Any, count: Any) -> None:
+    """Write the values of all maps at the points of a grid row, as float32; in kernels alone.
+
+    Args:
+        out: `pitch` numbers a point; those beyond the maps' stay as they are.
+        pitch: From one point to the next.
+        columns: Of the grid.
+        y: Its row.
+        table: Address of what `FineMaps.table` returns.
+        count: How many maps there are.
+    """
+    rows = array_at(table, (count, 11), NUMBERS)
+    for m in range(count):
+        kind = rows[m, 1]
+        if kind == 0:
+            _read_map(out, pitch, columns, y, rows[m], FLOATS)
+        elif kind == 1:
+            _read_map(out, pitch, columns, y, rows[m], BFLOATS)
+        else:
+            _read_map(out, pitch, columns, y, rows[m], HALVES)
+
+
+@compiled
+def _read_map(out: Any, pitch: Any, columns: Any, y: Any, told: Any, like: Any) -> None:
+    width, channels, place = told[2], told[3], told[4]
+    row_lower, row_upper = array_at(told[5], (y + 1,), NUMBERS)[y], array_at(told[6], (y + 1,), NUMBERS)[y]
+    down = array_at(told[7], (y + 1,), FLOATS)[y]
+    lower, upper = array_at(told[8], (columns,), NUMBERS), array_at(told[9], (columns,), NUMBERS)
+    weights, size = array_at(told[10], (columns,), FLOATS), width * channels
+    low = array_at(told[0] + row_lower * size * like.itemsize, (size,), like)
+    high = array_at(told[0] + row_upper * size * like.itemsize, (size,), like)
+    for x in range(columns):
+        left, right, share = lower[x] * channels, upper[x] * channels, weights[x]
+        alone = row_lower == row_upper and left == right
+        for i in range(0, channels, LANES):
+            some = min(LANES, channels - i)
+            value = _some(low, left + i, some)
+            if not alone:
+                none, less, more = spread(np.float32(0)), spread(np.float32(1) - share), spread(share)
+                above = add_product(add_product(none, value, less), _some(low, right + i, some), more)
+                below = add_product(add_product(none, _some(high, left + i, some), less), _some(high, right + i, some), more)
+                value = add_product(add_product(none, above, spread(np.float32(1) - down)), below, spread(down))
+            if some == LANES:
+                store(out, x * pitch + place + i, value)
+            else:
+                store_some(out, x * pitch + place + i, value, some)
+
+
+@compiled
+def _some(array: Any, place: Any, count: Any) -> Any:
+    return load(array, place) if count == LANES else load_some(array, place, count)

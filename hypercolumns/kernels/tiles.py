@@ -1,0 +1,210 @@
+"""Products of matrices in registers, a few rows and up to 64 columns at a time, for kernels that go on with what they made.
+
+A library's product is faster by a tenth, but it writes all that it made to memory before the next step can read it, and each
+one is begun and ended by all threads together. The second factor is cut into panels of 16, 32 or 64 columns, each in one piece
+of memory (`packed`), so that a panel stays in the cache while rows pass by.
+
+Source: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34(3), 2008, sec. 4.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import numba
+import numpy as np
+import torch.nn.functional as F
+from jaxtyping import Float
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from hypercolumns.kernels.lanes import FLOAT_LANES, LANES, declared, splat
+
+__all__ = ["BLOCK", "PANEL", "TILE", "add_outer", "add_rows", "packed", "panel_width", "write_rows"]
+
+PANEL = 4 * LANES
+"""Most columns of a panel."""
+
+TILE = 48
+"""Points at a time: 12 KB of a panel, and a multiple of every number of rows below."""
+
+BLOCK = 4
+"""Rows of a sum of outer products are a multiple of this."""
+
+_INTEGER, _POINTER = ir.IntType(64), ir.FloatType().as_pointer()
+
+
+def panel_width(columns: int) -> int:
+    """Return the columns of a panel: the least of 16, 32 and 64 that holds all of them, if one does."""
+    return next((width for width in (LANES, 2 * LANES) if columns <= width), PANEL)
+
+
+def packed(weight: Float[Tensor, "k c"], depth: int | None = None) -> Float[Tensor, "panels depth width"]:
+    """Cut the weights of a linear layer into panels of its outputs; what is missing of them is zero.
+
+    Args:
+        weight: Of a linear layer of c inputs and k outputs.
+        depth: Inputs that a panel has; by default c.
+    """
+    outputs, inputs = weight.shape
+    width = panel_width(outputs)
+    panels = -(-outputs // width)
+    whole = F.pad(weight.t(), (0, panels * width - outputs, 0, (depth or inputs) - inputs))
+    return whole.reshape(len(whole), panels, width).transpose(0, 1).contiguous()
+
+
+def _multiplying(rows: int, vectors: int, *, anew: bool = False) -> Any:
+    """Return what multiplies so many rows by so many sixteens of columns, with all sums in registers.
+
+    Its arguments are addresses of float32 numbers, each with how many numbers lie between two rows of the result, between two
+    rows of the first factor and two of its columns, and between two rows of the second; and what the sums are raised to.
+
+    Args:
+        rows: Of the result.
+        vectors: Sixteens in each.
+        anew: Begin with zero, instead of what is there.
+    """
+
+    @intrinsic
+    def multiply(
+        context: Any, c: Any, c_row: Any, a: Any, a_row: Any, a_step: Any, b: Any, b_step: Any, depth: Any, floor: Any
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            _, c_row, _, a_row, a_step, _, b_step, depth, floor = arguments
+            c, a, b = (builder.inttoptr(arguments[number], _POINTER) for number in (0, 2, 5))
+            numbers = [_INTEGER(row) for row in range(rows)]
+            places = list(chain(*(_vectors(builder, builder.gep(c, [builder.mul(c_row, n)]), vectors) for n in numbers)))
+            offsets = [builder.mul(a_row, number) for number in numbers]
+            none = ir.Constant(FLOAT_LANES, [0.0] * LANES)
+            sums = [none if anew else builder.load(place, align=4) for place in places]
+            before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+            builder.cbranch(builder.icmp_signed(">", depth, _INTEGER(0)), loop, after)
+
+            builder.position_at_end(loop)
+            step, left, right = builder.phi(_INTEGER), builder.phi(_POINTER), builder.phi(_POINTER)
+            totals = [builder.phi(FLOAT_LANES) for _ in sums]
+            columns = [builder.load(place, align=4) for place in _vectors(builder, right, vectors)]
+            grown = []
+            for row, offset in enumerate(offsets):
+                factor = splat(builder, builder.load(builder.gep(left, [offset])), FLOAT_LANES)
+                for column, total in zip(columns, totals[row * vectors : (row + 1) * vectors], strict=True):
+                    grown.append(_fused(builder, factor, column, total))
+            done = builder.add(step, _INTEGER(1))
+            firsts = [_INTEGER(0), a, b, *sums]
+            nexts = [done, builder.gep(left, [a_step]), builder.gep(right, [b_step]), *grown]
+            for phi, first, following in zip([step, left, right, *totals], firsts, nexts, strict=True):
+                phi.add_incoming(first, before)
+                phi.add_incoming(following, loop)
+            builder.cbranch(builder.icmp_signed("<", done, depth), loop, after)
+
+            builder.position_at_end(after)
+            results = [builder.phi(FLOAT_LANES) for _ in sums]
+            for phi, first, following in zip(results, sums, grown, strict=True):
+                phi.add_incoming(first, before)
+                phi.add_incoming(following, loop)
+            least = splat(builder, floor, FLOAT_LANES)
+            for result, place in zip(results, places, strict=True):
+                raised = builder.select(builder.fcmp_ordered("<", result, least), least, result)
+                builder.store(raised, place, align=4)
+            return context.get_dummy_value()
+
+        number = types.int64
+        return types.void(*[number] * 8, types.float32), generate
+
+    return multiply
+
+
+def _vectors(builder: Any, pointer: Any, count: int) -> list[Any]:
+    """Return pointers to so many sixteens that lie one after the other."""
+    places = [builder.gep(pointer, [_INTEGER(LANES * number)]) for number in range(count)]
+    return [builder.bitcast(place, FLOAT_LANES.as_pointer()) for place in places]
+
+
+def _fused(builder: Any, one: Any, other: Any, total: Any) -> Any:
+    function = declared(builder, f"llvm.fmuladd.v{LANES}f32", FLOAT_LANES, [FLOAT_LANES] * 3)
+    return builder.call(function, [one, other, total])
+
+
+# As many sums as registers of 512 bits hold beside the factors: more rows where a panel is narrow.
+_six_by_four, _twelve_by_two, _twelve_by_one = _multiplying(6, 4), _multiplying(12, 2), _multiplying(12, 1)
+_new_six_by_four, _new_twelve_by_two, _new_twelve_by_one = (
+    _multiplying(6, 4, anew=True),
+    _multiplying(12, 2, anew=True),
+    _multiplying(12, 1, anew=True),
+)
+_four_by_four, _four_by_two, _four_by_one = _multiplying(4, 4), _multiplying(4, 2), _multiplying(4, 1)
+
+
+_ANY = np.float32(-np.inf)
+"""What no sum is raised to."""
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def add_rows(
+    c: int, c_row: int, rows: int, a: int, a_row: int, b: int, b_step: int, depth: int, width: int, floor: np.float32
+) -> None:
+    """Add to rows of a panel their product, c += a · b, and raise the sums to a floor; in kernels alone.
+
+    Args:
+        c: Address of the sums. Rows up to the next multiple of twelve are written too, with what is worth nothing.
+        c_row: Numbers from one of its rows to the next.
+        rows: How many.
+        a: Address of the first factor; as many rows are read.
+        a_row: Numbers from one of its rows to the next.
+        b: Address of the second factor.
+        b_step: Numbers from one of its rows to the next.
+        depth: Columns of a, rows of b.
+        width: Columns of b: 16, 32 or 64.
+        floor: 0 for a ReLU, minus infinity for none.
+    """
+    group = 6 if width == 4 * LANES else 12
+    for row in range(0, rows, group):
+        there, left = c + 4 * row * c_row, a + 4 * row * a_row
+        if width == 4 * LANES:
+            _six_by_four(there, c_row, left, a_row, 1, b, b_step, depth, floor)
+        elif width == 2 * LANES:
+            _twelve_by_two(there, c_row, left, a_row, 1, b, b_step, depth, floor)
+        else:
+            _twelve_by_one(there, c_row, left, a_row, 1, b, b_step, depth, floor)
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def write_rows(c: int, c_row: int, rows: int, a: int, a_row: int, b: int, b_step: int, depth: int, width: int) -> None:
+    """Write a product, c = a · b, as `add_rows` adds it; in kernels alone."""
+    group = 6 if width == 4 * LANES else 12
+    for row in range(0, rows, group):
+        there, left = c + 4 * row * c_row, a + 4 * row * a_row
+        if width == 4 * LANES:
+            _new_six_by_four(there, c_row, left, a_row, 1, b, b_step, depth, _ANY)
+        elif width == 2 * LANES:
+            _new_twelve_by_two(there, c_row, left, a_row, 1, b, b_step, depth, _ANY)
+        else:
+            _new_twelve_by_one(there, c_row, left, a_row, 1, b, b_step, depth, _ANY)
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def add_outer(c: int, c_row: int, rows: int, a: int, a_step: int, b: int, b_step: int, depth: int, width: int) -> None:
+    """Add to rows of a panel the outer products of some points: c += aᵀ · b; in kernels alone.
+
+    Args:
+        c: Address of the sums.
+        c_row: Numbers from one of its rows to the next.
+        rows: How many: a multiple of `BLOCK`.
+        a: Address of the points' numbers that belong to the rows.
+        a_step: Numbers from one point to the next.
+        b: Address of the points' numbers in the panel.
+        b_step: Numbers from one point to the next.
+        depth: Points.
+        width: Of the panel: 16, 32 or 64.
+    """
+    for row in range(0, rows, BLOCK):
+        there, ours = c + 4 * row * c_row, a + 4 * row
+        if width == 4 * LANES:
+            _four_by_four(there, c_row, ours, 1, a_step, b, b_step, depth, _ANY)
+        elif width == 2 * LANES:
+            _four_by_two(there, c_row, ours, 1, a_step, b, b_step, depth, _ANY)
+        else:
+            _four_by_one(there, c_row, ours, 1, a_step, b, b_step, depth, _ANY)

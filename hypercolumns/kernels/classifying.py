@@ -21,9 +21,9 @@ from torch import Tensor
 from hypercolumns.kernels.fine import FineMaps, read_fine
 from hypercolumns.kernels.lanes import LANES, load, store, store_some
 from hypercolumns.kernels.numbers import FLOATS, NUMBERS, array_at, compiled, take_ticket
-from hypercolumns.kernels.panels import mix_cells, sum_points
+from hypercolumns.kernels.panels import mix_cells
 from hypercolumns.kernels.team import Kernel, kernel
-from hypercolumns.kernels.tiles import BLOCK, TILE, add_rows, packed, panel_width
+from hypercolumns.kernels.tiles import BLOCK, TILE, add_rows, group_of, packed, panel_width, sum_rows
 from hypercolumns.kernels.widening import PLAN_FIELDS, Widening, check_pieces, tables
 
 __all__ = [
@@ -46,6 +46,7 @@ ROWS = 4
 FIELDS = (
     *PLAN_FIELDS,
     *("channels", "width", "panels", "depth", "pitch", "first", "bias", "classes", "out_width", "out_panels"),
+    *("group_begins", "group_cells", "group_shares"),
     *("addresses", "fine", "fine_maps", "rows", "columns"),
     *("hidden", "scratch", "scratch_size"),
 )
@@ -171,6 +172,7 @@ class Image:
         scratch, table = torch.empty(parts, room), self.fine.table()
         addresses = np.array([values.data_ptr() for values in self.responses], np.int64)
         out_panels, out_width = layers.out_shape
+        begins, cells, shares = self.plan.by_group(group_of(layers.width))
         kernel(
             parts,
             **self.plan.values(),
@@ -184,6 +186,9 @@ class Image:
             classes=layers.classes,
             out_width=out_width,
             out_panels=out_panels,
+            group_begins=begins.ctypes.data,
+            group_cells=cells.ctypes.data,
+            group_shares=shares.ctypes.data,
             addresses=addresses.ctypes.data,
             fine=table.ctypes.data,
             fine_maps=len(table),
@@ -264,15 +269,14 @@ def find_hidden(job: Any, panel: Any, start: Any, stop: Any, cells: Any, values:
         out: Written from `place` on; up to the next multiple of twelve points with what is worth nothing.
         place: Of the first point.
     """
-    _, _, _, _, lower, upper, shares = tables(job)
-    width, relu = job.width, job.out_panels > 0
-    bias = array_at(job.bias + 4 * panel * width, (width,), FLOATS)
-    taps = lower[start:stop], upper[start:stop], shares[start:stop]
-    sum_points(out, place, cells, taps, bias, relu and job.depth == 0, width)
-    if job.depth:
-        there, inputs = out.ctypes.data + 4 * place, values.ctypes.data + 4 * start * job.pitch
-        first, floor = job.first + 4 * panel * job.depth * width, np.float32(0) if relu else np.float32(-np.inf)
-        add_rows(there, width, stop - start, inputs, job.pitch, first, width, job.depth, width, floor)
+    width = job.width
+    group = group_of(width)
+    begins = array_at(job.group_begins, ((job.columns + group - 1) // group + 1,), NUMBERS)[start // group :]
+    floor = np.float32(0) if job.out_panels else np.float32(-np.inf)
+    inputs, first = values.ctypes.data + 4 * start * job.pitch, job.first + 4 * panel * job.depth * width
+    bias, taps = job.bias + 4 * panel * width, (begins, job.group_cells, job.group_shares)
+    there, ours = out.ctypes.data + 4 * place, cells.ctypes.data
+    sum_rows(there, stop - start, bias, taps, ours, inputs, job.pitch, first, job.depth, width, floor)
 
 
 @compiled

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from hypercolumns.kernels.lanes import LANES, add_product, load, load_some, positive, spread, store, store_some
+from hypercolumns.kernels.lanes import LANES, add_product, load, load_some, spread, store, store_some
 from hypercolumns.kernels.numbers import FLOATS, array_at, compiled
 
-__all__ = ["CELL_FIELDS", "give_row", "mix_cells", "spread_points", "sum_points"]
+__all__ = ["CELL_FIELDS", "give_row", "mix_cells", "spread_points"]
 
 CELL_FIELDS = ("cell_first", "cell_last", "cell_place", "cell_weights")
 """What kernels are told of which points read a cell."""
@@ -39,70 +39,25 @@ def mix_cells(cells: Any, widths: Any, rows: Any, channels: Any, first: Any, wid
         width: How many of them.
     """
     low, high, shares = rows
-    place = 0
+    valid = min(width, channels - first)
+    place, whole = 0, LANES * (valid // LANES)
     for m in range(len(widths)):
         size = widths[m] * channels
         one, two = array_at(low[m], (size,), FLOATS), array_at(high[m], (size,), FLOATS)
         none, less, more = spread(np.float32(0)), spread(np.float32(1) - shares[m]), spread(shares[m])
         for there in range(first, size, channels):
-            for i in range(0, width, LANES):
-                left = channels - first - i
-                mixed = add_product(none, _some(one, there + i, left), less)
-                store(cells, place + i, add_product(mixed, _some(two, there + i, left), more))
+            for i in range(0, whole, LANES):
+                mixed = add_product(none, load(one, there + i), less)
+                store(cells, place + i, add_product(mixed, load(two, there + i), more))
+            for i in range(whole, width, LANES):
+                mixed = add_product(none, _some(one, there + i, valid - i), less)
+                store(cells, place + i, add_product(mixed, _some(two, there + i, valid - i), more))
             place += width
 
 
 @compiled
-def _take(total: Any, cells: Any, low: Any, high: Any, less: Any, more: Any) -> Any:
-    return add_product(add_product(total, load(cells, low), less), load(cells, high), more)
-
-
-@compiled
-def sum_points(out: Any, place: Any, cells: Any, taps: Any, bias: Any, relu: Any, width: Any) -> None:
-    """Write the bias and two cells of each map, added up, for some points.
-
-    Args:
-        out: `width` numbers a point, from `place` on.
-        place: Of the first one.
-        cells: As `mix_cells` has written them.
-        taps: First cells of each map, second ones, and their weights (points, maps).
-        bias: The panel's.
-        relu: Whether negative sums become zero.
-        width: Of the panel.
-    """
-    lower, upper, shares = taps
-    for x in range(len(lower)):
-        there = place + x * width
-        _sum_point(out, there, cells, lower[x], upper[x], shares[x], bias, relu, width)
-
-
-@compiled
-def _sum_point(out: Any, there: Any, cells: Any, lower: Any, upper: Any, shares: Any, bias: Any, relu: Any, width: Any) -> None:
-    if width == 4 * LANES:
-        one, two, three, four = load(bias, 0), load(bias, LANES), load(bias, 2 * LANES), load(bias, 3 * LANES)
-        for m in range(len(lower)):
-            low, high = lower[m] * width, upper[m] * width
-            less, more = spread(np.float32(1) - shares[m]), spread(shares[m])
-            one = _take(one, cells, low, high, less, more)
-            two = _take(two, cells, low + LANES, high + LANES, less, more)
-            three = _take(three, cells, low + 2 * LANES, high + 2 * LANES, less, more)
-            four = _take(four, cells, low + 3 * LANES, high + 3 * LANES, less, more)
-        store(out, there, positive(one) if relu else one)
-        store(out, there + LANES, positive(two) if relu else two)
-        store(out, there + 2 * LANES, positive(three) if relu else three)
-        store(out, there + 3 * LANES, positive(four) if relu else four)
-        return
-    for i in range(0, width, LANES):
-        total = load(bias, i)
-        for m in range(len(lower)):
-            less, more = spread(np.float32(1) - shares[m]), spread(shares[m])
-            total = _take(total, cells, lower[m] * width + i, upper[m] * width + i, less, more)
-        store(out, there + i, positive(total) if relu else total)
-
-
-@compiled
 def spread_points(cells: Any, gradient: Any, place: Any, step: Any, start: Any, taps: Any, readers: Any, width: Any) -> None:
-    """Add to the gradient of cells what some points give: the transpose of `sum_points`, cell by cell.
+    """Add to the gradient of cells what some points give: the transpose of how points sum cells up, cell by cell.
 
     Args:
         cells: Gradients of all maps' cells, `width` numbers each.

@@ -9,6 +9,7 @@ Source: Goto and van de Geijn, "Anatomy of high-performance matrix multiplicatio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from hypercolumns.kernels.lanes import FLOAT_LANES, LANES, declared, splat
 
-__all__ = ["BLOCK", "PANEL", "TILE", "add_outer", "add_rows", "packed", "panel_width", "write_rows"]
+__all__ = ["BLOCK", "PANEL", "TILE", "add_outer", "add_rows", "group_of", "packed", "panel_width", "sum_rows", "write_rows"]
 
 PANEL = 4 * LANES
 """Most columns of a panel."""
@@ -56,6 +57,58 @@ def packed(weight: Float[Tensor, "k c"], depth: int | None = None) -> Float[Tens
     return whole.reshape(len(whole), panels, width).transpose(0, 1).contiguous()
 
 
+class _Sums:
+    """Code that is being made: sums in registers, of so many rows of so many sixteens each."""
+
+    def __init__(self, builder: Any, rows: int, vectors: int, values: list[Any]) -> None:
+        self._builder, self._vectors = builder, vectors
+        self._rows = [_INTEGER(row) for row in range(rows)]
+        self._values = values
+
+    def add_product(self, a: Any, a_row: Any, a_step: Any, depth: Any, column: Callable[[Any], Any]) -> None:
+        """Add products, one for each of `depth` steps.
+
+        Args:
+            a: Address of the first factor.
+            a_row: Numbers from one of its rows to the next.
+            a_step: From one step to the next.
+            depth: How many steps.
+            column: Given the number of a step, makes the code of where the row of the second factor begins.
+        """
+        builder = self._builder
+        left, offsets = builder.inttoptr(a, _POINTER), [builder.mul(a_row, row) for row in self._rows]
+        before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+        builder.cbranch(builder.icmp_signed(">", depth, _INTEGER(0)), loop, after)
+        builder.position_at_end(loop)
+        step, place = builder.phi(_INTEGER), builder.phi(_POINTER)
+        totals = [builder.phi(FLOAT_LANES) for _ in self._values]
+        columns = [builder.load(vector, align=4) for vector in _vectors(builder, column(step), self._vectors)]
+        grown = []
+        for row, offset in enumerate(offsets):
+            factor = splat(builder, builder.load(builder.gep(place, [offset])), FLOAT_LANES)
+            for value, total in zip(columns, totals[row * self._vectors :], strict=False):
+                grown.append(_fused(builder, factor, value, total))
+        done = builder.add(step, _INTEGER(1))
+        firsts, nexts = [_INTEGER(0), left, *self._values], [done, builder.gep(place, [a_step]), *grown]
+        for phi, first, following in zip([step, place, *totals], firsts, nexts, strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", done, depth), loop, after)
+        builder.position_at_end(after)
+        results = [builder.phi(FLOAT_LANES) for _ in self._values]
+        for phi, first, following in zip(results, self._values, grown, strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(following, loop)
+        self._values = results
+
+    def store(self, places: list[Any], floor: Any) -> None:
+        """Write the sums, raised to a floor."""
+        least = splat(self._builder, floor, FLOAT_LANES)
+        for value, place in zip(self._values, places, strict=True):
+            below = self._builder.fcmp_ordered("<", value, least)
+            self._builder.store(self._builder.select(below, least, value), place, align=4)
+
+
 def _multiplying(rows: int, vectors: int, *, anew: bool = False) -> Any:
     """Return what multiplies so many rows by so many sixteens of columns, with all sums in registers.
 
@@ -73,54 +126,77 @@ def _multiplying(rows: int, vectors: int, *, anew: bool = False) -> Any:
         context: Any, c: Any, c_row: Any, a: Any, a_row: Any, a_step: Any, b: Any, b_step: Any, depth: Any, floor: Any
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _, c_row, _, a_row, a_step, _, b_step, depth, floor = arguments
-            c, a, b = (builder.inttoptr(arguments[number], _POINTER) for number in (0, 2, 5))
-            numbers = [_INTEGER(row) for row in range(rows)]
-            places = list(chain(*(_vectors(builder, builder.gep(c, [builder.mul(c_row, n)]), vectors) for n in numbers)))
-            offsets = [builder.mul(a_row, number) for number in numbers]
+            c, c_row, a, a_row, a_step, b, b_step, depth, floor = arguments
+            places = _row_vectors(builder, c, c_row, rows, vectors)
             none = ir.Constant(FLOAT_LANES, [0.0] * LANES)
-            sums = [none if anew else builder.load(place, align=4) for place in places]
-            before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
-            builder.cbranch(builder.icmp_signed(">", depth, _INTEGER(0)), loop, after)
-
-            builder.position_at_end(loop)
-            step, left, right = builder.phi(_INTEGER), builder.phi(_POINTER), builder.phi(_POINTER)
-            totals = [builder.phi(FLOAT_LANES) for _ in sums]
-            columns = [builder.load(place, align=4) for place in _vectors(builder, right, vectors)]
-            grown = []
-            for row, offset in enumerate(offsets):
-                factor = splat(builder, builder.load(builder.gep(left, [offset])), FLOAT_LANES)
-                for column, total in zip(columns, totals[row * vectors : (row + 1) * vectors], strict=True):
-                    grown.append(_fused(builder, factor, column, total))
-            done = builder.add(step, _INTEGER(1))
-            firsts = [_INTEGER(0), a, b, *sums]
-            nexts = [done, builder.gep(left, [a_step]), builder.gep(right, [b_step]), *grown]
-            for phi, first, following in zip([step, left, right, *totals], firsts, nexts, strict=True):
-                phi.add_incoming(first, before)
-                phi.add_incoming(following, loop)
-            builder.cbranch(builder.icmp_signed("<", done, depth), loop, after)
-
-            builder.position_at_end(after)
-            results = [builder.phi(FLOAT_LANES) for _ in sums]
-            for phi, first, following in zip(results, sums, grown, strict=True):
-                phi.add_incoming(first, before)
-                phi.add_incoming(following, loop)
-            least = splat(builder, floor, FLOAT_LANES)
-            for result, place in zip(results, places, strict=True):
-                raised = builder.select(builder.fcmp_ordered("<", result, least), least, result)
-                builder.store(raised, place, align=4)
+            sums = _Sums(builder, rows, vectors, [none if anew else builder.load(place, align=4) for place in places])
+            sums.add_product(a, a_row, a_step, depth, lambda step: _at(builder, b, builder.mul(step, b_step)))
+            sums.store(places, floor)
             return context.get_dummy_value()
 
-        number = types.int64
-        return types.void(*[number] * 8, types.float32), generate
+        return types.void(*[types.int64] * 8, types.float32), generate
 
     return multiply
+
+
+def _summing(rows: int, vectors: int) -> Any:
+    """Return what sums up, for so many points, a bias, cells of maps by their weights, and a product.
+
+    Its arguments are addresses: of the sums, of the bias, of the numbers of the cells, of their weights (cells, rows); how many
+    cells there are, and where they lie; the points' values, how many numbers lie between two points, the second factor, whose
+    rows lie one after the other as those of the sums, and its rows; and what the sums are raised to.
+    """
+
+    @intrinsic
+    def sum_up(
+        context: Any,
+        c: Any,
+        bias: Any,
+        index: Any,
+        shares: Any,
+        taps: Any,
+        cells: Any,
+        a: Any,
+        a_row: Any,
+        b: Any,
+        depth: Any,
+        floor: Any,
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            c, bias, index, shares, taps, cells, a, a_row, b, depth, floor = arguments
+            width, one = _INTEGER(LANES * vectors), _INTEGER(1)
+            places = _row_vectors(builder, c, width, rows, vectors)
+            begin = [builder.load(place, align=4) for place in _vectors(builder, _at(builder, bias, _INTEGER(0)), vectors)]
+            sums = _Sums(builder, rows, vectors, begin * rows)
+            numbers = builder.inttoptr(index, _INTEGER.as_pointer())
+
+            def cell(step: Any) -> Any:
+                return _at(builder, cells, builder.mul(builder.load(builder.gep(numbers, [step])), width))
+
+            sums.add_product(shares, one, _INTEGER(rows), taps, cell)
+            sums.add_product(a, a_row, one, depth, lambda step: _at(builder, b, builder.mul(step, width)))
+            sums.store(places, floor)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 10, types.float32), generate
+
+    return sum_up
+
+
+def _at(builder: Any, address: Any, place: Any) -> Any:
+    return builder.gep(builder.inttoptr(address, _POINTER), [place])
 
 
 def _vectors(builder: Any, pointer: Any, count: int) -> list[Any]:
     """Return pointers to so many sixteens that lie one after the other."""
     places = [builder.gep(pointer, [_INTEGER(LANES * number)]) for number in range(count)]
     return [builder.bitcast(place, FLOAT_LANES.as_pointer()) for place in places]
+
+
+def _row_vectors(builder: Any, address: Any, step: Any, rows: int, count: int) -> list[Any]:
+    """Return pointers to the sixteens of so many rows."""
+    starts = [_at(builder, address, builder.mul(step, _INTEGER(row))) for row in range(rows)]
+    return list(chain(*(_vectors(builder, start, count) for start in starts)))
 
 
 def _fused(builder: Any, one: Any, other: Any, total: Any) -> Any:
@@ -135,7 +211,14 @@ _new_six_by_four, _new_twelve_by_two, _new_twelve_by_one = (
     _multiplying(12, 2, anew=True),
     _multiplying(12, 1, anew=True),
 )
+_sum_six_by_four, _sum_twelve_by_two, _sum_twelve_by_one = _summing(6, 4), _summing(12, 2), _summing(12, 1)
 _four_by_four, _four_by_two, _four_by_one = _multiplying(4, 4), _multiplying(4, 2), _multiplying(4, 1)
+
+
+@numba.njit(inline="always")
+def group_of(width: int) -> int:
+    """Return how many points go through a panel of so many columns together."""
+    return 6 if width == 4 * LANES else 12
 
 
 _ANY = np.float32(-np.inf)
@@ -160,7 +243,7 @@ def add_rows(
         width: Columns of b: 16, 32 or 64.
         floor: 0 for a ReLU, minus infinity for none.
     """
-    group = 6 if width == 4 * LANES else 12
+    group = group_of(width)
     for row in range(0, rows, group):
         there, left = c + 4 * row * c_row, a + 4 * row * a_row
         if width == 4 * LANES:
@@ -172,9 +255,42 @@ def add_rows(
 
 
 @numba.njit(nogil=True, error_model="numpy")
+def sum_rows(
+    c: int, rows: int, bias: int, taps: Any, cells: int, a: int, a_row: int, b: int, depth: int, width: int, floor: np.float32
+) -> None:
+    """Write for some points the sum of a bias, of cells of maps, and of a product, raised to a floor; in kernels alone.
+
+    Args:
+        c: Address of the sums, `width` numbers a point. Points up to the next multiple of twelve are written too.
+        rows: How many points.
+        bias: Address of the panel's.
+        taps: Which cells each group of points reads (`group_of` of them): where the first of a group lies in the two that follow, the
+            cells, and the weights that each point of the group reads each cell with; of the first of these points and all later.
+        cells: Address of the cells' numbers, `width` each.
+        a: Address of the points' values.
+        a_row: Numbers from one point to the next.
+        b: Address of the panel's weights, `depth` rows of them.
+        depth: Values of a point.
+        width: Of the panel: 16, 32 or 64.
+        floor: 0 for a ReLU, minus infinity for none.
+    """
+    begins, index, shares = taps
+    group = group_of(width)
+    for row in range(0, rows, group):
+        first, count = begins[row // group], begins[row // group + 1] - begins[row // group]
+        there, left, which, weights = c + 4 * row * width, a + 4 * row * a_row, index + 8 * first, shares + 4 * first * group
+        if width == 4 * LANES:
+            _sum_six_by_four(there, bias, which, weights, count, cells, left, a_row, b, depth, floor)
+        elif width == 2 * LANES:
+            _sum_twelve_by_two(there, bias, which, weights, count, cells, left, a_row, b, depth, floor)
+        else:
+            _sum_twelve_by_one(there, bias, which, weights, count, cells, left, a_row, b, depth, floor)
+
+
+@numba.njit(nogil=True, error_model="numpy")
 def write_rows(c: int, c_row: int, rows: int, a: int, a_row: int, b: int, b_step: int, depth: int, width: int) -> None:
     """Write a product, c = a · b, as `add_rows` adds it; in kernels alone."""
-    group = 6 if width == 4 * LANES else 12
+    group = group_of(width)
     for row in range(0, rows, group):
         there, left = c + 4 * row * c_row, a + 4 * row * a_row
         if width == 4 * LANES:

@@ -107,6 +107,40 @@ class Widening:
         pieces = [row[start:stop] for row, start, stop in zip(shares, first.tolist(), last.tolist(), strict=True)]
         return first, last, np.cumsum(last - first) - (last - first), np.concatenate([np.empty(0, np.float32), *pieces])
 
+    def by_group(self, points: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which cells of a row of all maps each group of so many neighbouring columns of the grid reads.
+
+        Returns:
+            Where the cells of each group begin in what follows (and, last, how many there are); the cells, in order; the weights
+            that each column of the group reads each of them with, float32 (cells, points).
+        """
+        if points not in self._groups:
+            self._groups[points] = self._grouped(points)
+        return self._groups[points]
+
+    @cached_property
+    def _groups(self) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        return {}
+
+    def _grouped(self, points: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        lower, upper, weights = self.by_column
+        cells, shares = [], []
+        for start in range(0, len(lower), points):
+            low, high, more = lower[start : start + points], upper[start : start + points], weights[start : start + points]
+            read = np.unique(np.concatenate([low.ravel(), high.ravel()]))
+            found = np.zeros((len(read), points), np.float32)
+            columns = np.arange(len(low))[:, None]
+            np.add.at(found, (np.searchsorted(read, low), columns), np.float32(1) - more)
+            np.add.at(found, (np.searchsorted(read, high), columns), more)
+            cells.append(read)
+            shares.append(found)
+        begins = np.cumsum([0, *map(len, cells)], dtype=np.int64)
+        return (
+            begins,
+            np.concatenate([np.empty(0, np.int64), *cells]),
+            np.concatenate([np.empty((0, points), np.float32), *shares]),
+        )
+
     @cached_property
     def unread(self) -> list[list[int]]:
         """The rows of each map that no row of the grid reads."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from llvmlite.binding import get_host_cpu_name
 from torch import Tensor
 
 __all__ = ["add_linear", "add_weight_gradient", "join_as", "linear"]
@@ -20,7 +21,12 @@ __all__ = ["add_linear", "add_weight_gradient", "join_as", "linear"]
 _BATCH = 16
 """Images from which on torch hands 1x1 convolutions of one thread to oneDNN; fewer go to MKL after all."""
 
+_HAS_SLOW_MKL = get_host_cpu_name().startswith(("znver", "bdver", "btver", "amdfam"))
+"""Whether MKL has slow code for this make of processor: AMD's."""
+
 _HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+
+_USES_CONVOLUTIONS = _HAS_ONEDNN and _HAS_SLOW_MKL
 
 _MATRIX_GRADIENTS = torch.backends.cpu.get_cpu_capability() != "AVX512"
 """Whether gradients of weights are products of matrices, and not those of convolutions."""
@@ -90,7 +96,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _by_convolution(values: Tensor) -> bool:
-    return values.dtype == torch.float32 and values.device.type == "cpu" and _HAS_ONEDNN and values.numel() > 0
+    return values.dtype == torch.float32 and values.device.type == "cpu" and _USES_CONVOLUTIONS and values.numel() > 0
 
 
 def _convolved(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -16,6 +16,9 @@ from hypercolumns.kernels.widening import Widening, check_pieces
 
 __all__ = ["FineMaps", "read_fine"]
 
+_TOLD = 12
+"""Numbers that `read_fine` is told of each map."""
+
 _KINDS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -55,9 +58,9 @@ class FineMaps:
             lower, upper, weights = plan.by_column
             arrays = (plan.rows.lower, plan.rows.upper, plan.rows.weights, lower, upper, weights)
             addresses = [array.ctypes.data for array in arrays]
-            rows.append([values.data_ptr(), _KINDS.index(values.dtype), *values.shape[1:], place, *addresses])
+            rows.append([values.data_ptr(), _KINDS.index(values.dtype), *values.shape[1:], place, *addresses, plan.is_plain])
             place += values.shape[2]
-        return np.array(rows, np.int64).reshape(len(rows), 11)
+        return np.array(rows, np.int64).reshape(len(rows), _TOLD)
 
 
 @compiled
@@ -72,7 +75,7 @@ def read_fine(out: Any, pitch: Any, columns: Any, y: Any, table: Any, count: Any
         table: Address of what `FineMaps.table` returns.
         count: How many maps there are.
     """
-    rows = array_at(table, (count, 11), NUMBERS)
+    rows = array_at(table, (count, _TOLD), NUMBERS)
     for m in range(count):
         kind = rows[m, 1]
         if kind == 0:
@@ -87,26 +90,44 @@ def read_fine(out: Any, pitch: Any, columns: Any, y: Any, table: Any, count: Any
 def _read_map(out: Any, pitch: Any, columns: Any, y: Any, told: Any, like: Any) -> None:
     width, channels, place = told[2], told[3], told[4]
     row_lower, row_upper = array_at(told[5], (y + 1,), NUMBERS)[y], array_at(told[6], (y + 1,), NUMBERS)[y]
-    down = array_at(told[7], (y + 1,), FLOATS)[y]
-    lower, upper = array_at(told[8], (columns,), NUMBERS), array_at(told[9], (columns,), NUMBERS)
-    weights, size = array_at(told[10], (columns,), FLOATS), width * channels
+    size = width * channels
     low = array_at(told[0] + row_lower * size * like.itemsize, (size,), like)
-    high = array_at(told[0] + row_upper * size * like.itemsize, (size,), like)
-    for x in range(columns):
-        left, right, share = lower[x] * channels, upper[x] * channels, weights[x]
-        alone = row_lower == row_upper and left == right
-        for i in range(0, channels, LANES):
-            some = min(LANES, channels - i)
-            value = _some(low, left + i, some)
-            if not alone:
-                none, less, more = spread(np.float32(0)), spread(np.float32(1) - share), spread(share)
-                above = add_product(add_product(none, value, less), _some(low, right + i, some), more)
-                below = add_product(add_product(none, _some(high, left + i, some), less), _some(high, right + i, some), more)
-                value = add_product(add_product(none, above, spread(np.float32(1) - down)), below, spread(down))
-            if some == LANES:
-                store(out, x * pitch + place + i, value)
-            else:
-                store_some(out, x * pitch + place + i, value, some)
+    if told[11] and pitch == channels:
+        _copy(out, 0, low, 0, size)
+    elif told[11]:
+        for x in range(columns):
+            _copy(out, x * pitch + place, low, x * channels, channels)
+    else:
+        high = array_at(told[0] + row_upper * size * like.itemsize, (size,), like)
+        down = array_at(told[7], (y + 1,), FLOATS)[y]
+        lower, upper = array_at(told[8], (columns,), NUMBERS), array_at(told[9], (columns,), NUMBERS)
+        shares = array_at(told[10], (columns,), FLOATS)
+        for x in range(columns):
+            cells = lower[x] * channels, upper[x] * channels
+            _mix_point(out, x * pitch + place, low, high, cells, shares[x], down, channels)
+
+
+@compiled
+def _copy(out: Any, place: Any, row: Any, start: Any, count: Any) -> None:
+    """Copy numbers, converting them."""
+    whole = LANES * (count // LANES)
+    for i in range(0, whole, LANES):
+        store(out, place + i, load(row, start + i))
+    if whole < count:
+        store_some(out, place + whole, load_some(row, start + whole, count - whole), count - whole)
+
+
+@compiled
+def _mix_point(out: Any, place: Any, low: Any, high: Any, cells: Any, share: Any, down: Any, channels: Any) -> None:
+    """Write the weighted mean of four cells: two of each row."""
+    left, right = cells
+    none, less, more = spread(np.float32(0)), spread(np.float32(1) - share), spread(share)
+    upper, lower = spread(np.float32(1) - down), spread(down)
+    for i in range(0, channels, LANES):
+        some = min(LANES, channels - i)
+        above = add_product(add_product(none, _some(low, left + i, some), less), _some(low, right + i, some), more)
+        below = add_product(add_product(none, _some(high, left + i, some), less), _some(high, right + i, some), more)
+        store_some(out, place + i, add_product(add_product(none, above, upper), below, lower), some)
 
 
 @compiled

@@ -22,7 +22,7 @@ from hypercolumns.geometry import grid_hw
 from hypercolumns.losses import dense_loss
 from hypercolumns.metrics.segmentation import confusion_matrix
 from hypercolumns.read_ahead import read_ahead, read_in_turn_or_ahead
-from hypercolumns.sources import Item, MapSource
+from hypercolumns.sources import Item, LayerMap, MapSource, SourceApart
 from hypercolumns.specs import ClassWeighting, TrainSpec
 
 __all__ = ["DenseProblem", "SparseProblem", "class_weights", "mean_iu"]
@@ -121,7 +121,7 @@ class SparseProblem:
 @dataclass(frozen=True)
 class _DenseBatch:
     items: tuple[Item, ...]
-    maps: list[Tensor]
+    maps: list[LayerMap]
     labels: Tensor
 
 
@@ -201,5 +201,9 @@ class DenseProblem:
             canvas = self._load_labels(index)
             canvas = canvas[:, ::-1] if view == "hflip" else canvas
             labels.append(np.ascontiguousarray(canvas[stride // 2 :: stride, stride // 2 :: stride]))
-        maps = [values.to(self._device, non_blocking=True) for values in self._source.maps(items)]
+        maps: list[LayerMap]
+        if self._device.type == "cpu" and isinstance(self._source, SourceApart):
+            maps = self._source.maps_apart(items)
+        else:
+            maps = [values.to(self._device, non_blocking=True) for values in self._source.maps(items)]
         return _DenseBatch(items, maps, torch.from_numpy(np.stack(labels)).long().to(self._device))

@@ -22,13 +22,17 @@ from hypercolumns.canvas import flip_view, normalise
 from hypercolumns.columns import Frame
 from hypercolumns.errors import LayerNotFoundError
 
-__all__ = ["BackboneSource", "CanvasLoader", "Item", "MapSource", "PixelSource", "select_layers"]
+__all__ = ["BackboneSource", "CanvasLoader", "Item", "LayerMap", "MapSource", "PixelSource", "SourceApart", "select_layers"]
 
 Item = tuple[int, str]
 """An image's number in the source, and the view of it (identity or hflip)."""
 
 CanvasLoader = Callable[[int], NDArray[np.uint8]]
 """Loads image `i` fitted into the canvas: (H, W, 3) uint8."""
+
+
+LayerMap = Tensor | Sequence[Tensor]
+"""A layer's maps of some images: (B, h, w, C), or (h, w, C) for each of them, wherever it lies."""
 
 
 @runtime_checkable
@@ -59,6 +63,15 @@ class MapSource(Protocol):
         Raises:
             LayerNotFoundError: there is no such layer.
         """
+        ...
+
+
+@runtime_checkable
+class SourceApart(Protocol):
+    """A source that can leave the maps of several images where they are."""
+
+    def maps_apart(self, items: Sequence[Item]) -> list[LayerMap]:
+        """Return what `MapSource.maps` does, uncopied where that can be."""
         ...
 
 

@@ -83,12 +83,17 @@ class MapReader:
             (B, h, w, C) of the stored type, bfloat16 as its bits; and for uint8 scale and offset, (2, B, 1, 1, C).
         """
         shape, numbers = self._shape(layer), [int(row) for row in rows]
-        if len(numbers) == 1 and self._keep_cached and not self._core.compressed:
+        if len(numbers) == 1 and self.gives_views:
             return self._view(layer, numbers[0])[None], self._scale_offset(layer, numbers)
         stored = np.empty((len(numbers), *shape), stored_dtype(self._dtype))
         for row, out in zip(numbers, stored, strict=True):
             self._row_into(layer, row, "maps", out)
         return stored, self._scale_offset(layer, numbers)
+
+    @property
+    def gives_views(self) -> bool:
+        """Whether single rows come as views of mapped files, which are read as they are looked at."""
+        return self._keep_cached and not self._core.compressed
 
     @property
     def dtype(self) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hypercolumns.backbones import Backbone, LayerInfo, build_backbone
 from hypercolumns.columns import Frame, gather_kept
-from hypercolumns.sources import CanvasLoader, Item, select_layers
+from hypercolumns.sources import CanvasLoader, Item, LayerMap, select_layers
 from hypercolumns.specs import BackboneSpec, ExperimentSpec, Precision, StoreSpec
 from storage.core import store_key
 from storage.features import FeatureStore
@@ -179,6 +179,13 @@ class StoreSource:
         """Return one map per layer, each (len(items), h, w, C), in the type they are kept in (float32 for uint8)."""
         rows = np.array([self._rows[item] for item in items])
         return [read_tensor(self._reader, layer.name, rows) for layer in self.layers]
+
+    def maps_apart(self, items: Sequence[Item]) -> list[LayerMap]:
+        """Return the same, one map for each image where rows are mapped: nothing is copied, or read before it is looked at."""
+        if len(items) == 1 or not self._reader.gives_views:
+            return list(self.maps(items))
+        rows = [self._rows[item] for item in items]
+        return [[read_tensor(self._reader, layer.name, [row])[0] for row in rows] for layer in self.layers]
 
     def gather(self, item: Item, points_xy: Tensor, frame: Frame) -> Tensor:
         """Return the hypercolumns of one image at canvas positions, reading only the cells around them."""

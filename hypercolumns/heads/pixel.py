@@ -39,6 +39,7 @@ from hypercolumns.heads.products import add_linear, join_as, linear
 from hypercolumns.heads.remembering import Remembered
 from hypercolumns.heads.strips import classify_in_strips
 from hypercolumns.kernels.widening import Widening, can_read, can_widen, plan_taps
+from hypercolumns.sources import LayerMap
 from hypercolumns.specs import HeadSpec
 
 __all__ = ["PixelConv", "PixelMLP", "convert"]
@@ -133,11 +134,11 @@ class PixelConv(_Classifier):
                 kind = NeighbourContext if spec.context == "kernel3" else PooledContext
                 self.context[name] = kind(sum(self.layers[m].channels for m in members), self.first.out_features)
 
-    def forward(self, maps: Sequence[Float[Tensor, "b _ _ _"]], stride_px: int | None = None) -> Float[Tensor, "b k y x"]:
+    def forward(self, maps: Sequence[LayerMap], stride_px: int | None = None) -> Float[Tensor, "b k y x"]:
         """Return logits at the grid points s·(j+½).
 
         Args:
-            maps: One map per layer, in order, in any floating type.
+            maps: One map per layer, in order, in any floating type: (B, h, w, C), or (h, w, C) for each image.
             stride_px: Output stride; by default the spec's.
 
         Raises:
@@ -146,8 +147,12 @@ class PixelConv(_Classifier):
         stride = self.spec.output_stride if stride_px is None else stride_px
         if len(maps) != len(self.layers):
             raise GeometryError(f"expected {len(self.layers)} maps, one per layer, got {len(maps)}")
-        classified = self._in_strips if self._fits_strips(maps) else self._at_once
-        return classified(self._parts(maps, stride), stride).permute(0, 3, 1, 2)
+        if self._fits_strips(maps):
+            logits = self._in_strips(self._parts(maps, stride), stride)
+        else:
+            whole = [values if isinstance(values, Tensor) else torch.stack(list(values)) for values in maps]
+            logits = self._at_once(self._parts(whole, stride), stride)
+        return logits.permute(0, 3, 1, 2)
 
     def forward_stacked(self, hypercolumns: Float[Tensor, "b y x d"]) -> Float[Tensor, "b k y x"]:
         """Return logits of explicit hypercolumns (with coordinates, if any) by plain 1x1 convolutions: the reference form."""
@@ -157,7 +162,7 @@ class PixelConv(_Classifier):
         hidden = F.conv2d(hypercolumns.permute(0, 3, 1, 2), weight[..., None, None], bias)
         return self._after_first(hidden.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
-    def _fits_strips(self, maps: Sequence[Tensor]) -> bool:
+    def _fits_strips(self, maps: Sequence[LayerMap]) -> bool:
         """Say whether strips of rows compute the same.
 
         They do not on accelerators, where every run draws its own dropout, where maps want a gradient, and under autocast,
@@ -165,9 +170,9 @@ class PixelConv(_Classifier):
         """
         drops = self.training and self.spec.dropout > 0 and self.second is not None
         known = can_widen(self.mean.device, self.dtype) and not torch.is_autocast_enabled("cpu")
-        return known and not drops and not any(m.requires_grad for m in maps)
+        return known and not drops and not any(values.requires_grad for layer in maps for values in _each(layer))
 
-    def _parts(self, maps: Sequence[Tensor], stride: int) -> _Parts:
+    def _parts(self, maps: Sequence[LayerMap], stride: int) -> _Parts:
         """Return what sums up to the first layer's output.
 
         A linear layer and the interpolation commute; the cheaper one goes first. Maps at least as large as the grid are to be
@@ -180,7 +185,7 @@ class PixelConv(_Classifier):
         for (name, members), weight in zip(self._groups.items(), weights, strict=False):
             layer = self.layers[members[0]]
             for m in members:
-                check_map(maps[m].shape[1:3], self.layers[m])
+                check_map(_each(maps[m])[0].shape[-3:-1], self.layers[m])
             if name not in self.context and layer.map_hw[0] * layer.map_hw[1] >= height * width:
                 parts.fine.append((layer, [maps[m] for m in members], weight))
                 continue
@@ -223,9 +228,12 @@ class PixelConv(_Classifier):
 
     def _in_strips(self, parts: _Parts, stride: int) -> Tensor:
         fine = [
-            (values if can_read(values.dtype) else values.to(self.dtype), self._plan([layer], stride))
+            (
+                [values if can_read(values.dtype) else values.to(self.dtype) for values in _each(member)],
+                self._plan([layer], stride),
+            )
             for layer, members, _ in parts.fine
-            for values in members
+            for member in members
         ]
         offset = self.logit_offset.to(self.dtype)
         return classify_in_strips(
@@ -279,8 +287,13 @@ class _Parts:
     """
 
     bias: Tensor
-    fine: list[tuple[LayerInfo | None, list[Tensor], Tensor]]
+    fine: list[tuple[LayerInfo | None, list[LayerMap], Tensor]]
     coarse: list[tuple[LayerInfo, Tensor]]
+
+
+def _each(layer: LayerMap) -> list[Tensor]:
+    """Return a layer's tensors: one, or one an image."""
+    return [layer] if isinstance(layer, Tensor) else list(layer)
 
 
 def _summed(parts: Sequence[Tensor]) -> Tensor:

@@ -16,6 +16,8 @@ from jaxtyping import Float
 from llvmlite.binding import get_host_cpu_name
 from torch import Tensor
 
+from hypercolumns.sources import LayerMap
+
 __all__ = ["add_linear", "add_weight_gradient", "join_as", "linear"]
 
 _BATCH = 16
@@ -118,8 +120,11 @@ def _cast(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values.to(dtype)
 
 
-def join_as(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Join tensors along their channels, which come last, and convert them; one that is as it should be is not copied."""
+def join_as(maps: Sequence[LayerMap], dtype: torch.dtype) -> Tensor:
+    """Join maps along their channels, which come last, and convert them; one that is as it should be is not copied."""
+    if not all(isinstance(part, Tensor) for part in maps):
+        return _join_apart([part if isinstance(part, Tensor) else list(part) for part in maps], dtype)
+    parts = [part for part in maps if isinstance(part, Tensor)]
     if len(parts) == 1:
         return _cast(parts[0], dtype)
     if any(part.requires_grad for part in parts):
@@ -127,6 +132,16 @@ def join_as(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     joined = parts[0].new_empty((*parts[0].shape[:-1], sum(part.shape[-1] for part in parts)), dtype=dtype)
     for part, target in zip(parts, torch.split(joined, [part.shape[-1] for part in parts], dim=-1), strict=True):
         target.copy_(part.float() if (part.dtype, dtype) == (torch.float16, torch.bfloat16) else part)
+    return joined
+
+
+def _join_apart(maps: Sequence[Tensor | list[Tensor]], dtype: torch.dtype) -> Tensor:
+    """Join maps some of which are one tensor an image."""
+    shape = (len(maps[0]), *maps[0][0].shape[:-1], sum(part[0].shape[-1] for part in maps))
+    joined = torch.empty(shape, dtype=dtype, device=maps[0][0].device)
+    for part, target in zip(maps, torch.split(joined, [part[0].shape[-1] for part in maps], dim=-1), strict=True):
+        for values, out in zip(part, target, strict=True):
+            out.copy_(values.float() if (values.dtype, dtype) == (torch.float16, torch.bfloat16) else values)
     return joined
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from hypercolumns.kernels.widening import Widening, read_rows
 
-__all__ = ["InPlace", "Work"]
+__all__ = ["Cut", "InPlace", "Work"]
 
 STRIP_BYTES = 1 << 21
 """Of what is made of a strip, for each thread: it stays in the cache of its core."""
@@ -21,28 +23,43 @@ _MOST_THREADS = 8
 """That are reckoned with: strips save memory too."""
 
 
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """What is known of a call beside its tensors.
+
+    Attributes:
+        grid_hw: Points of the grid.
+        images: How many.
+        plan: How responses are read.
+        fine_plans: How each fine map is read.
+        fine_tensors: How many tensors each of them has: one, or one an image.
+    """
+
+    grid_hw: tuple[int, int]
+    images: int
+    plan: Widening
+    fine_plans: tuple[Widening, ...]
+    fine_tensors: tuple[int, ...]
+
+
 class Work:
     """The tensors of one call, and how they are cut into strips.
 
     Args:
-        grid_hw: Points of the grid.
-        plan: How responses are read.
-        fine_plans: How each fine map is read.
+        cut: The rest.
         tensors: The first layer's weights for fine maps (or None), its bias, the second layer's weights and bias (or None), the
-            fine maps, the responses.
+            fine maps', the responses.
     """
 
-    def __init__(
-        self, grid_hw: tuple[int, int], plan: Widening, fine_plans: Sequence[Widening], tensors: Sequence[Tensor | None]
-    ) -> None:
-        self.grid_hw, self.plan, self.fine_plans = grid_hw, plan, fine_plans
+    def __init__(self, cut: Cut, tensors: Sequence[Tensor | None]) -> None:
+        self.grid_hw, self.images, self.plan, self.fine_plans = cut.grid_hw, cut.images, cut.plan, cut.fine_plans
         self.first, bias, self.second, self.second_bias, *maps = tensors
         if bias is None:
             raise ValueError("expected a bias, got none")
         self.bias = bias
-        whole = [values for values in maps if values is not None]
-        self.fine, self.responses = whole[: len(fine_plans)], whole[len(fine_plans) :]
-        self.images = next((len(values) for values in whole if len(values) != 1), 1)
+        whole = iter([values for values in maps if values is not None])
+        self._fine = [list(islice(whole, count)) for count in cut.fine_tensors]
+        self.responses = list(whole)
 
     @property
     def outputs(self) -> int:
@@ -66,7 +83,7 @@ class Work:
 
     def fine_of(self, image: int) -> list[Tensor]:
         """Return the fine maps of an image (h, w, C)."""
-        return [values[image if len(values) > 1 else 0] for values in self.fine]
+        return [_of_image(tensors, image) for tensors in self._fine]
 
     def read_fine(self, image: int, start: int, stop: int) -> Tensor:
         """Return the fine maps at a strip's points (n, x, C)."""
@@ -88,6 +105,14 @@ class Work:
         if torch._C._autograd._get_current_graph_task_keep_graph():
             self.responses = [values.clone() for values in self.responses]
         return self.responses
+
+
+def _of_image(tensors: list[Tensor], image: int) -> Tensor:
+    if len(tensors) > 1:
+        return tensors[image]
+    (values,) = tensors
+    # A single image by itself may have come without an axis for images.
+    return values if values.dim() == 3 else values[image if len(values) > 1 else 0]
 
 
 class InPlace:

@@ -11,6 +11,7 @@ Source: recomputing instead of remembering follows Chen et al., "Training deep n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from hypercolumns.heads.strip_products import classify_by_products, gradients_by_products, rows_by_products
 from hypercolumns.heads.strip_tiles import classify_in_tiles, fits_tiles, gradients_in_tiles
-from hypercolumns.heads.strip_work import Work
+from hypercolumns.heads.strip_work import Cut, Work
 from hypercolumns.kernels.widening import Widening
 
 __all__ = ["classify_in_strips"]
@@ -32,7 +33,7 @@ def classify_in_strips(
     grid_hw: tuple[int, int],
     plan: Widening,
     responses: Sequence[Tensor],
-    fine: Sequence[tuple[Tensor, Widening]],
+    fine: Sequence[tuple[Sequence[Tensor], Widening]],
     first: Tensor | None,
     bias: Tensor,
     second: Tensor | None,
@@ -45,37 +46,37 @@ def classify_in_strips(
         plan: How the responses are read.
         responses: (B, h, w, H) or (1, h, w, H), float32 or bfloat16: the first linear layer's, at the maps' own sizes. Unless
             the graph is retained, the gradient is written over them.
-        fine: Maps (B, h, w, C), or (1, h, w, C) for all images, to which the first linear layer is still to be applied, of any
-            type that can be read (`can_read`), and how each is read. No gradient goes to them.
+        fine: Maps to which the first linear layer is still to be applied, of any type that can be read (`can_read`), and how
+            each is read: one tensor (B, h, w, C), or (1, h, w, C) for all images, or (h, w, C) for each. They get no gradient.
         first: Weights (H, sum of C) for them; None where there are none.
         bias: (H,), added to the sum.
         second: Weights (K, H) of the second linear layer, after a ReLU; None returns the sum itself.
         second_bias: (K,); None with `second`.
     """
-    maps, plans = [values.contiguous() for values, _ in fine], tuple(reading for _, reading in fine)
-    images = next((len(values) for values in [*maps, *responses] if len(values) != 1), 1)
+    maps, plans = [[values.contiguous() for values in tensors] for tensors, _ in fine], tuple(reading for _, reading in fine)
+    counts = [len(tensors) if len(tensors) > 1 else len(tensors[0]) for tensors in maps]
+    images = next((count for count in [*counts, *map(len, responses)] if count != 1), 1)
     # One image's response for all is written out: each image's gradient lands in a place of its own.
     whole = [values.expand(images, -1, -1, -1).contiguous() for values in responses]
-    logits: Tensor = _Strips.apply(grid_hw, plan, plans, first, bias, second, second_bias, *maps, *whole)
+    cut = Cut(grid_hw, images, plan, plans, tuple(len(tensors) for tensors in maps))
+    logits: Tensor = _Strips.apply(cut, first, bias, second, second_bias, *chain(*maps), *whole)
     return logits
 
 
 class _Strips(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, grid_hw: tuple[int, int], plan: Widening, fine_plans: tuple[Widening, ...], *tensors: Tensor | None
-    ) -> Tensor:
-        work = Work(grid_hw, plan, fine_plans, tensors)
+    def forward(ctx: Any, cut: Cut, *tensors: Tensor | None) -> Tensor:
+        work = Work(cut, tensors)
         # Strips stay the same whatever the number of threads is by the time of the gradient; tiles have none.
         rows = None if fits_tiles(work) else rows_by_products(work)
-        few = work.second is not None and work.hidden_bytes(grid_hw[0]) <= REMEMBERED_BYTES
+        few = work.second is not None and work.hidden_bytes(cut.grid_hw[0]) <= REMEMBERED_BYTES
         remember = few and any(ctx.needs_input_grad)
-        logits = work.bias.new_empty((work.images, *grid_hw, work.outputs))
+        logits = work.bias.new_empty((cut.images, *cut.grid_hw, work.outputs))
         if rows is None:
             kept = classify_in_tiles(work, logits, remember=remember)
         else:
             kept = classify_by_products(work, rows, logits, remember=remember)
-        ctx.grid_hw, ctx.plan, ctx.fine_plans, ctx.rows, ctx.inputs = grid_hw, plan, fine_plans, rows, len(tensors)
+        ctx.cut, ctx.rows, ctx.inputs = cut, rows, len(tensors)
         ctx.save_for_backward(*tensors, *kept)
         return logits
 
@@ -83,9 +84,9 @@ class _Strips(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
-        work, kept = Work(ctx.grid_hw, ctx.plan, ctx.fine_plans, saved[: ctx.inputs]), list(saved[ctx.inputs :])
+        work, kept = Work(ctx.cut, saved[: ctx.inputs]), list(saved[ctx.inputs :])
         if ctx.rows is None:
             layers, responses = gradients_in_tiles(work, gradients[0], kept)
         else:
             layers, responses = gradients_by_products(work, ctx.rows, gradients[0], kept)
-        return (None, None, None, *layers, *[None] * len(work.fine), *responses)
+        return (None, *layers, *[None] * sum(ctx.cut.fine_tensors), *responses)

@@ -111,8 +111,8 @@ class Widening:
         """Which cells of a row of all maps each group of so many neighbouring columns of the grid reads.
 
         Returns:
-            Where the cells of each group begin in what follows (and, last, how many there are); the cells, in order; the weights
-            that each column of the group reads each of them with, float32 (cells, points).
+            Where the cells of each group begin in what follows (and, last, how many there are); the cells, in order; the
+            weights that each column of the group reads each of them with, float32 (cells, points).
         """
         if points not in self._groups:
             self._groups[points] = self._grouped(points)

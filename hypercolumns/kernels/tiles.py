@@ -264,8 +264,8 @@ def sum_rows(
         c: Address of the sums, `width` numbers a point. Points up to the next multiple of twelve are written too.
         rows: How many points.
         bias: Address of the panel's.
-        taps: Which cells each group of points reads (`group_of` of them): where those of a group begin in what follows, for these
-            points' first group and all later; addresses of the cells, and of the weights that each point reads each with.
+        taps: Which cells each group of points reads (`group_of` of them): where those of a group begin in what follows, for
+            the first group and all later; addresses of the cells, and of the weights that each point reads each with.
         cells: Address of the cells' numbers, `width` each.
         a: Address of the points' values.
         a_row: Numbers from one point to the next.

@@ -46,6 +46,7 @@ __all__ = ["PixelConv", "PixelMLP", "convert"]
 
 COORDINATES = 2
 _SMALLEST_STD = 1e-6
+_MAP = ("h", "w", "C")
 
 
 class _Classifier(nn.Module):
@@ -147,6 +148,7 @@ class PixelConv(_Classifier):
         stride = self.spec.output_stride if stride_px is None else stride_px
         if len(maps) != len(self.layers):
             raise GeometryError(f"expected {len(self.layers)} maps, one per layer, got {len(maps)}")
+        _check_apart(maps)
         if self._fits_strips(maps):
             logits = self._in_strips(self._parts(maps, stride), stride)
         else:
@@ -289,6 +291,12 @@ class _Parts:
     bias: Tensor
     fine: list[tuple[LayerInfo | None, list[LayerMap], Tensor]]
     coarse: list[tuple[LayerInfo, Tensor]]
+
+
+def _check_apart(maps: Sequence[LayerMap]) -> None:
+    apart = [[tuple(values.shape) for values in layer] for layer in maps if not isinstance(layer, Tensor)]
+    if any(len(shape) != len(_MAP) or shape != shapes[0] for shapes in apart for shape in shapes) or not all(apart):
+        raise GeometryError(f"expected for each image a map {_MAP}, all of a layer alike, got {apart}")
 
 
 def _each(layer: LayerMap) -> list[Tensor]:

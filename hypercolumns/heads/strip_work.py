@@ -11,7 +11,10 @@ from torch import Tensor
 
 from hypercolumns.kernels.widening import Widening, read_rows
 
-__all__ = ["Cut", "InPlace", "Work"]
+__all__ = ["WITH_IMAGES", "Cut", "InPlace", "Work"]
+
+WITH_IMAGES = 4
+"""Dimensions of a tensor that holds maps of several images."""
 
 STRIP_BYTES = 1 << 21
 """Of what is made of a strip, for each thread: it stays in the cache of its core."""
@@ -108,11 +111,9 @@ class Work:
 
 
 def _of_image(tensors: list[Tensor], image: int) -> Tensor:
-    if len(tensors) > 1:
+    if tensors[0].dim() != WITH_IMAGES:
         return tensors[image]
-    (values,) = tensors
-    # A single image by itself may have come without an axis for images.
-    return values if values.dim() == 3 else values[image if len(values) > 1 else 0]
+    return tensors[0][image if len(tensors[0]) > 1 else 0]
 
 
 class InPlace:

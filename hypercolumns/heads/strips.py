@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from hypercolumns.heads.strip_products import classify_by_products, gradients_by_products, rows_by_products
 from hypercolumns.heads.strip_tiles import classify_in_tiles, fits_tiles, gradients_in_tiles
-from hypercolumns.heads.strip_work import Cut, Work
+from hypercolumns.heads.strip_work import WITH_IMAGES, Cut, Work
 from hypercolumns.kernels.widening import Widening
 
 __all__ = ["classify_in_strips"]
@@ -54,7 +54,7 @@ def classify_in_strips(
         second_bias: (K,); None with `second`.
     """
     maps, plans = [[values.contiguous() for values in tensors] for tensors, _ in fine], tuple(reading for _, reading in fine)
-    counts = [len(tensors) if len(tensors) > 1 else len(tensors[0]) for tensors in maps]
+    counts = [len(tensors[0]) if tensors[0].dim() == WITH_IMAGES else len(tensors) for tensors in maps]
     images = next((count for count in [*counts, *map(len, responses)] if count != 1), 1)
     # One image's response for all is written out: each image's gradient lands in a place of its own.
     whole = [values.expand(images, -1, -1, -1).contiguous() for values in responses]

@@ -166,7 +166,7 @@ class Image:
         Raises:
             ValueError: a tensor has another shape or type, or does not lie in one piece.
         """
-        self._check(logits)
+        self.check(logits)
         layers, (rows, columns) = self.layers, logits.shape[:2]
         parts = parts_of(rows)
         scratch, table = torch.empty(parts, room), self.fine.table()
@@ -200,10 +200,19 @@ class Image:
             **others,
         )
 
-    def _check(self, logits: Tensor) -> None:
+    def check(self, logits: Tensor) -> None:
+        """Refuse what a kernel would read or write wrongly.
+
+        Args:
+            logits: Of the image (y, x, K), or their gradient.
+
+        Raises:
+            ValueError: a tensor has another shape or type, or does not lie in one piece.
+        """
         layers = self.layers
         grid_hw = logits.shape[0], logits.shape[1]
-        self.plan.check(grid_hw[1], 0, grid_hw[0])
+        if grid_hw != self.plan.grid_hw:
+            raise ValueError(f"expected a grid of {self.plan.grid_hw}, got {grid_hw}")
         self.fine.check(grid_hw)
         if self.fine.channels != layers.depth:
             raise ValueError(f"expected fine maps of {layers.depth} channels, got {self.fine.channels}")

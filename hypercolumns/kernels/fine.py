@@ -46,7 +46,8 @@ class FineMaps:
             ValueError: a map has another shape or type than its plan says, or does not lie in one piece.
         """
         for values, plan in zip(self.maps, self.plans, strict=True):
-            plan.check(grid_hw[1], 0, grid_hw[0])
+            if grid_hw != plan.grid_hw:
+                raise ValueError(f"expected maps for a grid of {grid_hw}, got a plan for {plan.grid_hw}")
             if values.dtype not in _KINDS:
                 raise ValueError(f"expected maps of {', '.join(map(str, _KINDS))}, got {values.dtype}")
             check_pieces(values.dtype, [values], plan.shapes(values.shape[2]))

@@ -58,6 +58,7 @@ class Learned:
         Raises:
             ValueError: a tensor has another shape or type, or does not lie in one piece.
         """
+        image.check(gradient)
         layers, plan, (rows, columns) = self._layers, image.plan, gradient.shape[:2]
         cells, given = int(plan.columns.cells.sum()), _lanes(layers.classes) or layers.panels * layers.width
         borders = _Borders.of(image, parts_of(rows))

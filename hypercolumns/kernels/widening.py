@@ -152,17 +152,20 @@ class Widening:
         cells = zip(self.rows.cells.tolist(), self.columns.cells.tolist(), strict=True)
         return [(height, width, channels) for height, width in cells]
 
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Points of the grid."""
+        return self.rows.lower.shape[1], self.columns.lower.shape[1]
+
     def check(self, columns: int, start: int, stop: int) -> None:
         """Refuse rows that are not the grid's.
 
         Raises:
             ValueError: they are not, or have another number of columns.
         """
-        grid_hw = self.rows.lower.shape[1], self.columns.lower.shape[1]
-        if columns != grid_hw[1] or not 0 <= start <= stop <= grid_hw[0]:
-            raise ValueError(
-                f"expected rows of {grid_hw[1]} columns from 0 to {grid_hw[0]}, got {columns} from {start} to {stop}"
-            )
+        height, width = self.grid_hw
+        if columns != width or not 0 <= start <= stop <= height:
+            raise ValueError(f"expected rows of {width} columns from 0 to {height}, got {columns} from {start} to {stop}")
 
     def values(self) -> dict[str, int]:
         """Return what kernels are told (`PLAN_FIELDS`)."""

@@ -103,6 +103,30 @@ def test_gradients_through_classify_then_upsample_are_those_of_the_plain_form():
         assert relative_difference(value.grad, reference.grad) < 1e-4, name
 
 
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("stride", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_maps_that_lie_apart_are_classified_as_those_of_one_batch(images, stride, dtype):
+    conv = convert(make_mlp(hidden=8, coordinates=True, output_stride=stride), dtype)
+    maps = MemorySource(LAYERS, CANVAS, images=images).maps([(number, "identity") for number in range(images)])
+    found = []
+    for given in (maps, [[values.clone() for values in layer] for layer in maps]):
+        conv.zero_grad()
+        logits = conv(given)
+        logits.float().square().sum().backward()
+        found.append([logits, *(value.grad.clone() for value in conv.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_maps_that_lie_apart_are_one_an_image_and_alike():
+    conv = convert(make_mlp(layers=LAYERS[:1]))
+    (whole,) = MemorySource(LAYERS[:1], CANVAS, images=2).maps([(0, "identity"), (1, "identity")])
+    for wrong in ([whole], [whole[:1], whole[1:]], [whole[0], whole[1, 1:]], []):
+        with pytest.raises(GeometryError, match="for each image a map"):
+            conv([wrong])
+
+
 TALL = (make_layer("tall", 4, (30, 2), (1.0, 24.0), (0.5, 12.0)), make_layer("fc", 7, (1, 1)))
 
 

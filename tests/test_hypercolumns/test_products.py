@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from hypercolumns.heads import products
 
 
-@pytest.fixture(params=[False, True], ids=["convolutions", "matrices"])
+@pytest.fixture(params=["convolutions", "convolutions with gradients by matrices", "matrices"])
 def gradients(request, monkeypatch):
-    """Take either kind of product for gradients of weights."""
-    monkeypatch.setattr(products, "_MATRIX_GRADIENTS", request.param)
+    """Take each kind of product in turn, whatever is the fastest here."""
+    monkeypatch.setattr(products, "_USES_CONVOLUTIONS", products._HAS_ONEDNN and request.param != "matrices")
+    monkeypatch.setattr(products, "_MATRIX_GRADIENTS", request.param != "convolutions")
 
 
 @pytest.fixture(params=[1, 2])

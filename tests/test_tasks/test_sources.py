@@ -17,12 +17,13 @@ _TOLERANCE = {"float16": 2**-10, "float32": 1e-5, "bfloat16": 2**-7, "uint8": 1 
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16", "uint8"])
-def test_maps_and_columns_of_the_store_equal_those_of_the_backbone_within_its_type(data, workspace, dtype):
+@pytest.mark.parametrize("passes", [1, 10])
+def test_maps_and_columns_of_the_store_equal_those_of_the_backbone_within_its_type(data, workspace, dtype, passes):
     spec = tiny_spec(data, store__dtype=dtype, store__views=["identity", "hflip"], train__epochs=0, evaluate__baselines=[])
     outcome = run_tasks(spec, workspace)
     manifest = load_manifest(outcome.prepared.path)
     backbone = experiment_backbone(spec)
-    stored = open_source(outcome.job, manifest, "train", passes=1)
+    stored = open_source(outcome.job, manifest, "train", passes=passes)
     live = BackboneSource(backbone, canvas_loader(manifest, manifest.splits["train"], spec))
     assert [layer.name for layer in stored.layers] == [layer.name for layer in live.layers]
     items = [(4, "hflip"), (0, "identity"), (4, "identity")]
@@ -31,6 +32,10 @@ def test_maps_and_columns_of_the_store_equal_those_of_the_backbone_within_its_ty
     for mine, expected in zip(stored.maps(items), live.maps(items), strict=True):
         scale = float(expected.abs().max())
         assert float((mine.float() - expected).abs().max()) <= _TOLERANCE[dtype] * scale
+    for whole, apart in zip(stored.maps(items), stored.maps_apart(items), strict=True):
+        assert len(apart) == len(items)
+        for one, other in zip(whole, apart, strict=True):
+            assert torch.equal(one, other)
     columns, wanted = stored.gather(items[0], points, frame), live.gather(items[0], points, frame)
     assert columns.shape == wanted.shape == (50, sum(layer.channels for layer in backbone.layers))
     assert float((columns - wanted).abs().max()) <= _TOLERANCE[dtype] * float(wanted.abs().max())

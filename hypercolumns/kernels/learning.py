@@ -130,8 +130,8 @@ class _Borders:
             start, stop = count * part // parts, count * (part + 1) // parts
             for number, (values, lower, upper) in enumerate(zip(image.responses, plan.lower, plan.upper, strict=True)):
                 low, high = int(lower[start]), int(upper[stop - 1])
-                first = int(upper[start - 1]) + 1 if part else low
-                last = int(lower[stop]) - 1 if stop < count else high
+                first = max(low, int(upper[start - 1]) + 1) if part else low
+                last = min(high, int(lower[stop]) - 1) if stop < count else high
                 if first > last:
                     first, last = high + 1, high
                 place = values.new_empty(max(0, first - low) + high - last, *values.shape[1:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,16 @@ def _poisoned(monkeypatch):
         return values.fill_(torch.nan) if values.is_floating_point() else values
 
     monkeypatch.setattr(classifying.torch, "empty", poisoned)
+
+
+@contextlib.contextmanager
+def torch_threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def plan_of(cells, grid_hw):
@@ -101,9 +113,7 @@ def image_of(grid_hw, plan, responses, fine, layers, keep=False):
 @pytest.mark.parametrize("keep", [False, True])
 def test_logits_and_gradients_are_those_of_double_precision_whatever_the_sizes(grid_hw, hidden, classes, depth, threads, keep):
     plan, responses, fine, layers = make(grid_hw, hidden, classes, depth)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         image = image_of(grid_hw, plan, responses, fine, layers, keep=keep and hidden > 0)
         logits = torch.empty(*grid_hw, classes)
         classify_image(logits, image)
@@ -114,15 +124,14 @@ def test_logits_and_gradients_are_those_of_double_precision_whatever_the_sizes(g
         expected.backward(weight.double())
         learned = Learned(image.layers)
         learned.add(weight, image)
-    finally:
-        torch.set_num_threads(before)
     found = [learned.first if depth else None, learned.bias, *([learned.second, learned.second_bias] if hidden else [None] * 2)]
     for gradient, reference in zip([*found, *responses], exact, strict=True):
         if reference is not None:
             assert relative_difference(gradient, reference.grad) <= 1e-4
 
 
-def test_a_grid_coarser_than_a_map_leaves_no_gradient_in_rows_that_it_does_not_read():
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_grid_coarser_than_a_map_leaves_no_gradient_in_rows_that_it_does_not_read(threads):
     grid_hw = 3, 4
     plan = plan_of([(11, 2), (13, 4)], grid_hw)
     layers = None, torch.randn(6), torch.randn(2, 6), torch.randn(2)
@@ -133,7 +142,8 @@ def test_a_grid_coarser_than_a_map_leaves_no_gradient_in_rows_that_it_does_not_r
     expected = plain(grid_hw, plan, exact, None, [None if t is None else t.double() for t in layers])
     weight = torch.randn(*grid_hw, 2)
     expected.backward(weight.double())
-    Learned(image.layers).add(weight, image)
+    with torch_threads(threads):
+        Learned(image.layers).add(weight, image)
     for gradient, reference in zip(responses, exact, strict=True):
         assert relative_difference(gradient, reference.grad) <= 1e-4
     assert not responses[0][plan.unread[0]].any()

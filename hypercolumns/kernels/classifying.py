@@ -36,7 +36,6 @@ __all__ = [
     "hidden_at",
     "hidden_like",
     "map_rows",
-    "parts_of",
     "points_up",
 ]
 
@@ -154,12 +153,13 @@ class Image:
     plan: Widening
     hidden: Tensor | None
 
-    def run(self, kernel: Kernel, logits: Tensor, room: int, /, **others: int) -> None:
+    def run(self, kernel: Kernel, logits: Tensor, parts: int, room: int, /, **others: int) -> None:
         """Call a kernel.
 
         Args:
             kernel: Whose fields begin with `FIELDS`.
             logits: Of the image (y, x, K), or their gradient.
+            parts: How many threads share the grid rows. Asked for once by the caller: others may change it at any time.
             room: Numbers of scratch that each thread wants.
             others: The rest of its fields.
 
@@ -168,7 +168,6 @@ class Image:
         """
         self.check(logits)
         layers, (rows, columns) = self.layers, logits.shape[:2]
-        parts = parts_of(rows)
         scratch, table = torch.empty(parts, room), self.fine.table()
         addresses = np.array([values.data_ptr() for values in self.responses], np.int64)
         out_panels, out_width = layers.out_shape
@@ -222,11 +221,6 @@ class Image:
             check_pieces(torch.float32, [self.hidden], [(grid_hw[0], layers.panels, points_up(grid_hw[1]), layers.width)])
 
 
-def parts_of(rows: int) -> int:
-    """Return how many threads share the rows of an image."""
-    return min(torch.get_num_threads(), rows)
-
-
 def classify_image(logits: Float[Tensor, "y x k"], image: Image) -> None:
     """Write the logits of an image, and its hidden units if they are to be kept.
 
@@ -238,6 +232,7 @@ def classify_image(logits: Float[Tensor, "y x k"], image: Image) -> None:
     image.run(
         _classify,
         logits,
+        min(torch.get_num_threads(), len(logits)),
         (int(image.plan.columns.cells.sum()) + TILE) * layers.width + points * (panels * width + layers.pitch),
         second=0 if layers.second is None else layers.second.data_ptr(),
         second_bias=0 if layers.second_bias is None else layers.second_bias.data_ptr(),

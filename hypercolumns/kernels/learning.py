@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypercolumns.kernels.classifying import FIELDS, ROWS, Image, Layers, find_hidden, hidden_at, map_rows, parts_of, points_up
+from hypercolumns.kernels.classifying import FIELDS, ROWS, Image, Layers, find_hidden, hidden_at, map_rows, points_up
 from hypercolumns.kernels.fine import read_fine
 from hypercolumns.kernels.lanes import LANES, add_product, keep_where_positive, load, load_some, spread, store
 from hypercolumns.kernels.numbers import FLOATS, NUMBERS, array_at, compiled, take_ticket
@@ -42,7 +42,8 @@ class Learned:
 
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
-        parts, inputs = torch.get_num_threads(), layers.bias.new_zeros
+        self._parts = parts = torch.get_num_threads()
+        inputs = layers.bias.new_zeros
         self._first = inputs(parts, layers.panels, layers.pitch, layers.width)
         self._bias = inputs(parts, layers.panels * layers.width)
         self._second = inputs(parts, layers.panels, _blocks(layers.classes), layers.width)
@@ -61,11 +62,13 @@ class Learned:
         image.check(gradient)
         layers, plan, (rows, columns) = self._layers, image.plan, gradient.shape[:2]
         cells, given = int(plan.columns.cells.sum()), _lanes(layers.classes) or layers.panels * layers.width
-        borders = _Borders.of(image, parts_of(rows))
+        parts = min(self._parts, rows)
+        borders = _Borders.of(image, parts)
         room = cells * (1 + ROWS + 2 * layers.panels) + 2 * TILE
         image.run(
             _learn,
             gradient,
+            parts,
             room * layers.width + ROWS * points_up(columns) * (given + layers.pitch),
             **dict(zip(CELL_FIELDS, (array.ctypes.data for array in plan.by_cell), strict=True)),
             first_sums=self._first.data_ptr(),

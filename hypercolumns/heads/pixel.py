@@ -148,7 +148,7 @@ class PixelConv(_Classifier):
         stride = self.spec.output_stride if stride_px is None else stride_px
         if len(maps) != len(self.layers):
             raise GeometryError(f"expected {len(self.layers)} maps, one per layer, got {len(maps)}")
-        _check_apart(maps)
+        _check_images(maps)
         if self._fits_strips(maps):
             logits = self._in_strips(self._parts(maps, stride), stride)
         else:
@@ -293,10 +293,18 @@ class _Parts:
     coarse: list[tuple[LayerInfo, Tensor]]
 
 
-def _check_apart(maps: Sequence[LayerMap]) -> None:
-    apart = [[tuple(values.shape) for values in layer] for layer in maps if not isinstance(layer, Tensor)]
-    if any(len(shape) != len(_MAP) or shape != shapes[0] for shapes in apart for shape in shapes) or not all(apart):
-        raise GeometryError(f"expected for each image a map {_MAP}, all of a layer alike, got {apart}")
+def _check_images(maps: Sequence[LayerMap]) -> None:
+    """Refuse maps that are not of the same images.
+
+    Raises:
+        GeometryError: a layer has neither one tensor nor one map an image, or layers are of different numbers of images.
+    """
+    shapes = [[tuple(values.shape) for values in layer] for layer in maps]
+    if any(len(shape) != len(_MAP) or shape != layer[0] for layer in shapes for shape in layer):
+        raise GeometryError(f"expected for each image a map {_MAP}, all of a layer alike, got {shapes}")
+    counts = [len(layer) for layer in shapes]
+    if len(set(counts) - {1}) > 1 or (not all(counts) and not all(isinstance(layer, Tensor) for layer in maps)):
+        raise GeometryError(f"expected for each image a map of each layer, or one for all images, got {counts} of the layers")
 
 
 def _each(layer: LayerMap) -> list[Tensor]:

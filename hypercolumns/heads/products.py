@@ -127,9 +127,10 @@ def join_as(maps: Sequence[LayerMap], dtype: torch.dtype) -> Tensor:
     parts = [part for part in maps if isinstance(part, Tensor)]
     if len(parts) == 1:
         return _cast(parts[0], dtype)
+    images = next((len(part) for part in parts if len(part) != 1), 1)
     if any(part.requires_grad for part in parts):
-        return torch.cat([_cast(part, dtype) for part in parts], dim=-1)
-    joined = parts[0].new_empty((*parts[0].shape[:-1], sum(part.shape[-1] for part in parts)), dtype=dtype)
+        return torch.cat([_cast(part, dtype).expand(images, *part.shape[1:]) for part in parts], dim=-1)
+    joined = parts[0].new_empty((images, *parts[0].shape[1:-1], sum(part.shape[-1] for part in parts)), dtype=dtype)
     for part, target in zip(parts, torch.split(joined, [part.shape[-1] for part in parts], dim=-1), strict=True):
         target.copy_(part.float() if (part.dtype, dtype) == (torch.float16, torch.bfloat16) else part)
     return joined
@@ -137,10 +138,12 @@ def join_as(maps: Sequence[LayerMap], dtype: torch.dtype) -> Tensor:
 
 def _join_apart(maps: Sequence[Tensor | list[Tensor]], dtype: torch.dtype) -> Tensor:
     """Join maps some of which are one tensor an image."""
-    shape = (len(maps[0]), *maps[0][0].shape[:-1], sum(part[0].shape[-1] for part in maps))
+    images = next((len(part) for part in maps if len(part) != 1), 1)
+    shape = (images, *maps[0][0].shape[:-1], sum(part[0].shape[-1] for part in maps))
     joined = torch.empty(shape, dtype=dtype, device=maps[0][0].device)
     for part, target in zip(maps, torch.split(joined, [part[0].shape[-1] for part in maps], dim=-1), strict=True):
-        for values, out in zip(part, target, strict=True):
+        for number, out in enumerate(target):
+            values = part[number if len(part) > 1 else 0]
             out.copy_(values.float() if (values.dtype, dtype) == (torch.float16, torch.bfloat16) else values)
     return joined
 

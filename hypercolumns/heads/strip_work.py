@@ -112,7 +112,7 @@ class Work:
 
 def _of_image(tensors: list[Tensor], image: int) -> Tensor:
     if tensors[0].dim() != WITH_IMAGES:
-        return tensors[image]
+        return tensors[image if len(tensors) > 1 else 0]
     return tensors[0][image if len(tensors[0]) > 1 else 0]
 
 

@@ -3,6 +3,8 @@
 For each grid row and each panel of the hidden units: the cells that the row reads are mixed of two rows of each map, every
 point adds up its own, the product of the fine maps is added in registers (`tiles`), and the ReLU's result is multiplied into
 the logits at once. Hidden units are never written to memory, unless they are to be kept for the gradient (`learning`).
+
+A number that is not finite in a cell of a coarse map spreads to all points of each group (`tiles.group_of`) that reads it.
 """
 
 from __future__ import annotations
@@ -85,7 +87,11 @@ class Layers:
             bias: (H,).
             second: (K, H), or None.
             second_bias: (K,), or None.
+
+        Raises:
+            ValueError: they have other shapes or types, or do not lie in the processor's memory.
         """
+        _check_weights(first, bias, second, second_bias)
         channels, width = len(bias), panel_width(len(bias))
         whole = -(-channels // width) * width
         weights = bias.new_empty(0) if first is None else packed(first)
@@ -123,6 +129,19 @@ class Layers:
     def pitch(self) -> int:
         """Numbers from one point's inputs to the next one's."""
         return -(-self.depth // BLOCK) * BLOCK
+
+
+def _check_weights(first: Tensor | None, bias: Tensor, second: Tensor | None, second_bias: Tensor | None) -> None:
+    given = [values for values in (first, bias, second, second_bias) if values is not None]
+    if any(values.dtype != torch.float32 or values.device.type != "cpu" for values in given):
+        raise ValueError(f"expected weights of float32 in the processor's memory, got {[values.dtype for values in given]}")
+    shapes = [None if values is None else tuple(values.shape) for values in (first, bias, second, second_bias)]
+    hidden, classes = bias.numel(), 0 if second is None else len(second)
+    wanted = [None if first is None else (hidden, first.numel() // max(1, hidden)), (hidden,), None, None]
+    if second is not None or second_bias is not None:
+        wanted[2:] = (classes, hidden), (classes,)
+    if shapes != wanted:
+        raise ValueError(f"expected weights and biases (H, C), (H,), (K, H), (K,), got {shapes}")
 
 
 def points_up(columns: int) -> int:
@@ -168,7 +187,7 @@ class Image:
         """
         self.check(logits)
         layers, (rows, columns) = self.layers, logits.shape[:2]
-        scratch, table = torch.empty(parts, room), self.fine.table()
+        scratch, table = torch.empty(parts, room, dtype=torch.float32, device="cpu"), self.fine.table()
         addresses = np.array([values.data_ptr() for values in self.responses], np.int64)
         out_panels, out_width = layers.out_shape
         begins, cells, shares = self.plan.by_group(group_of(layers.width))
@@ -317,9 +336,11 @@ def _classify_panel(job: Any, y: Any, values: Any, sums: Any, panel: Any, room: 
         if not job.out_panels:
             _write_points(job, y * job.columns + start, stop - start, panel, hidden, place, width, job.channels)
         for out in range(job.out_panels):
+            # Channels that only fill the panel up may be anything: zero times infinity.
+            depth = min(width, job.channels - panel * width)
             ours, there = sums[out, start:].ctypes.data, hidden.ctypes.data + 4 * place
             second = job.second + 4 * (out * job.panels + panel) * width * out_width
-            add_rows(ours, out_width, stop - start, there, width, second, out_width, width, out_width, np.float32(-np.inf))
+            add_rows(ours, out_width, stop - start, there, width, second, out_width, depth, out_width, np.float32(-np.inf))
 
 
 @compiled

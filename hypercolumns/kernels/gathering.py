@@ -57,7 +57,7 @@ def gather_columns(
     if axes.numel() != 10 * len(addresses) or len(channels) != len(addresses):
         raise ValueError(f"expected axes and channels of {len(addresses)} maps, got {axes.shape[1]} and {len(channels)}")
     points, columns = points_xy.contiguous(), sum(channels)
-    out = torch.empty(len(points), columns)
+    out = torch.empty(len(points), columns, dtype=torch.float32, device="cpu")
     places, widths = np.array(addresses, np.int64), np.array(channels, np.int64)
     parts = max(1, min(torch.get_num_threads(), out.numel() // _NUMBERS_A_THREAD))
     done = _KERNELS[kept_as](

@@ -59,6 +59,8 @@ class Learned:
         Raises:
             ValueError: a tensor has another shape or type, or does not lie in one piece.
         """
+        if image.layers is not self._layers:
+            raise ValueError("expected an image of the very layers whose gradients are added up, got another one's")
         image.check(gradient)
         layers, plan, (rows, columns) = self._layers, image.plan, gradient.shape[:2]
         cells, given = int(plan.columns.cells.sum()), _lanes(layers.classes) or layers.panels * layers.width
@@ -168,17 +170,19 @@ def _pad_gradient(job: Any, y: Any, given: Any, totals: Any) -> None:
     outputs = job.classes if job.classes else job.channels
     gradient = array_at(job.gradient + 4 * y * job.columns * outputs, (job.columns * outputs,), FLOATS)
     one = spread(np.float32(1))
-    for x in range(job.columns):
-        for i in range(0, job.given, LANES):
-            left = outputs - i
+    for i in range(0, job.given, LANES):
+        total, left = spread(np.float32(0)), outputs - i
+        for x in range(job.columns):
             value = spread(np.float32(0))
             if left >= LANES:
                 value = load(gradient, x * outputs + i)
             elif left > 0:
                 value = load_some(gradient, x * outputs + i, left)
             store(given, x * job.given + i, value)
-            if job.classes:
-                store(totals, i, add_product(load(totals, i), value, one))
+            total = add_product(total, value, one)
+        if job.classes:
+            # Sums of few are added to the sum of all, which loses less than adding one by one.
+            store(totals, i, add_product(load(totals, i), total, one))
 
 
 @compiled
@@ -196,14 +200,14 @@ def _mask_and_sum(gradient: Any, place: Any, step: Any, units: Any, bias: Any, w
     """
     one = spread(np.float32(1))
     for i in range(0, width, LANES):
-        total = load(bias, i)
+        total = spread(np.float32(0))
         for x in range(len(units) // width):
             value = load(gradient, place + x * step + i)
             if masked:
                 value = keep_where_positive(value, load(units, x * width + i))
                 store(gradient, place + x * step + i, value)
             total = add_product(total, value, one)
-        store(bias, i, total)
+        store(bias, i, add_product(load(bias, i), total, one))
 
 
 @compiled

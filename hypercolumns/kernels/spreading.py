@@ -7,6 +7,7 @@ no two threads write to one place.
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -53,11 +54,13 @@ def spread_back(
     bounds = [start + rows * part // parts for part in range(parts + 1)]
     needed = [plan.rows.needed(first, last) for first, last in pairwise(bounds)]
     widths = plan.columns.cells.tolist()
+    # Whatever type or device new tensors have by default.
+    zeros = partial(torch.zeros, dtype=torch.float32, device="cpu")
     cells = [cells for part in needed for cells in part]
     shapes = [(rows.stop - rows.start, width, channels) for rows, width in zip(cells, widths * parts, strict=True)]
     sizes = [math.prod(shape) for shape in shapes]
-    found = [part.view(shape) for part, shape in zip(torch.split(torch.zeros(sum(sizes)), sizes), shapes, strict=True)]
-    bias, scratch = torch.zeros(parts, channels), torch.empty(parts, sum(widths) + 1, channels)
+    found = [part.view(shape) for part, shape in zip(torch.split(zeros(sum(sizes)), sizes), shapes, strict=True)]
+    bias, scratch = zeros(parts, channels), zeros(parts, sum(widths) + 1, channels)
     firsts = np.array([rows.start for rows in cells], np.int64)
     addresses = np.array([values.data_ptr() for values in found], np.int64)
     _KERNELS[gradient.dtype](

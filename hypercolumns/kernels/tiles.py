@@ -101,6 +101,11 @@ class _Sums:
             phi.add_incoming(following, loop)
         self._values = results
 
+    def add(self, places: list[Any]) -> None:
+        """Add what lies in memory."""
+        there = [self._builder.load(place, align=4) for place in places]
+        self._values = [self._builder.fadd(value, other) for value, other in zip(self._values, there, strict=True)]
+
     def store(self, places: list[Any], floor: Any) -> None:
         """Write the sums, raised to a floor."""
         least = splat(self._builder, floor, FLOAT_LANES)
@@ -118,7 +123,7 @@ def _multiplying(rows: int, vectors: int, *, anew: bool = False) -> Any:
     Args:
         rows: Of the result.
         vectors: Sixteens in each.
-        anew: Begin with zero, instead of what is there.
+        anew: Forget what is there, instead of adding to it.
     """
 
     @intrinsic
@@ -129,8 +134,11 @@ def _multiplying(rows: int, vectors: int, *, anew: bool = False) -> Any:
             c, c_row, a, a_row, a_step, b, b_step, depth, floor = arguments
             places = _row_vectors(builder, c, c_row, rows, vectors)
             none = ir.Constant(FLOAT_LANES, [0.0] * LANES)
-            sums = _Sums(builder, rows, vectors, [none if anew else builder.load(place, align=4) for place in places])
+            sums = _Sums(builder, rows, vectors, [none] * len(places))
             sums.add_product(a, a_row, a_step, depth, lambda step: _at(builder, b, builder.mul(step, b_step)))
+            if not anew:
+                # Afterwards: a sum of few added to the sum of many loses less than adding one by one.
+                sums.add(places)
             sums.store(places, floor)
             return context.get_dummy_value()
 

@@ -188,6 +188,8 @@ def check_pieces(dtype: torch.dtype, tensors: Sequence[Tensor], shapes: Sequence
     if len(tensors) != len(shapes):
         raise ValueError(f"expected {len(shapes)} tensors, got {len(tensors)}")
     for tensor, shape in zip(tensors, shapes, strict=True):
+        if tensor.device.type != "cpu" or tensor.is_neg():
+            raise ValueError(f"expected numbers as they lie in the processor's memory, got a view or one of {tensor.device}")
         if tensor.shape != torch.Size(shape) or tensor.dtype != dtype or not tensor.is_contiguous():
             found = f"{tensor.dtype} {tuple(tensor.shape)}, strides {tensor.stride()}"
             raise ValueError(f"expected {dtype} {tuple(shape)} in one piece, got {found}")
@@ -271,7 +273,7 @@ def read_rows(out: Float[Tensor, "n x c"], values: Float[Tensor, "_ _ c"], plan:
 def _run(run: Kernel, out: Tensor, maps: Sequence[Tensor], plan: Widening, start: int, **others: int) -> None:
     rows, columns, channels = out.shape
     parts = min(torch.get_num_threads(), rows)
-    scratch = torch.empty(parts, int(plan.columns.cells.sum()), channels)
+    scratch = torch.empty(parts, int(plan.columns.cells.sum()), channels, dtype=torch.float32, device="cpu")
     addresses = np.array([values.data_ptr() for values in maps], np.int64)
     run(
         parts,

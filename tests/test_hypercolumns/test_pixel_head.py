@@ -122,9 +122,21 @@ def test_maps_that_lie_apart_are_classified_as_those_of_one_batch(images, stride
 def test_maps_that_lie_apart_are_one_an_image_and_alike():
     conv = convert(make_mlp(layers=LAYERS[:1]))
     (whole,) = MemorySource(LAYERS[:1], CANVAS, images=2).maps([(0, "identity"), (1, "identity")])
-    for wrong in ([whole], [whole[:1], whole[1:]], [whole[0], whole[1, 1:]], []):
+    for wrong in ([whole], [whole[:1], whole[1:]], [whole[0], whole[1, 1:]], [], whole[0]):
         with pytest.raises(GeometryError, match="for each image a map"):
             conv([wrong])
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_layers_are_of_as_many_images_or_of_one_for_all(stride):
+    conv = convert(make_mlp(hidden=8, output_stride=stride))
+    source = MemorySource(LAYERS, CANVAS, images=3)
+    maps = source.maps([(number, "identity") for number in range(3)])
+    shared = [maps[0], [maps[1][0]], *maps[2:]] if stride == 4 else [[maps[0][0]], *maps[1:]]
+    alike = [values if isinstance(values, torch.Tensor) else values[0].expand(3, -1, -1, -1) for values in shared]
+    torch.testing.assert_close(conv(shared), conv(alike))
+    with pytest.raises(GeometryError, match="of the layers"):
+        conv([maps[0][:2], *maps[1:]])
 
 
 TALL = (make_layer("tall", 4, (30, 2), (1.0, 24.0), (0.5, 12.0)), make_layer("fc", 7, (1, 1)))

@@ -188,3 +188,69 @@ def test_what_a_kernel_would_read_wrongly_is_refused():
             Learned(image.layers).add(logits, image_of(grid_hw, plan, values["responses"], values["fine"], layers))
     with pytest.raises(ValueError, match="expected maps of"):
         classify_image(logits, image_of(grid_hw, plan, responses, fine.double(), layers))
+
+
+def test_the_type_and_device_that_tensors_have_by_default_do_not_matter():
+    grid_hw = 9, 48
+    plan, responses, fine, layers = make(grid_hw, 64, 100, 4)
+    image, logits, again = (
+        image_of(grid_hw, plan, responses, fine, layers),
+        torch.empty(*grid_hw, 100),
+        torch.empty(*grid_hw, 100),
+    )
+    classify_image(logits, image)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            classify_image(again, image)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(logits, again)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"first": torch.zeros(7, 4)},
+        {"bias": torch.zeros(16, dtype=torch.float64)},
+        {"second": torch.zeros(3, 5)},
+        {"second": torch.zeros(3, 500)},
+        {"second_bias": torch.zeros(1)},
+        {"second_bias": None},
+        {"second": None},
+    ],
+)
+def test_weights_that_do_not_fit_each_other_are_refused(changed):
+    names = "first", "bias", "second", "second_bias"
+    given = dict(zip(names, (torch.zeros(16, 4), torch.zeros(16), torch.zeros(3, 16), torch.zeros(3)), strict=True))
+    Layers.of(**given)
+    with pytest.raises(ValueError, match="expected weights"):
+        Layers.of(**given | changed)
+
+
+def test_gradients_are_added_up_for_the_layers_they_are_of():
+    grid_hw = 4, 5
+    plan, responses, fine, layers = make(grid_hw, 16, 3, 4)
+    image, other = (image_of(grid_hw, plan, responses, fine, layers) for _ in range(2))
+    with pytest.raises(ValueError, match="very layers"):
+        Learned(other.layers).add(torch.zeros(*grid_hw, 3), image)
+
+
+def test_channels_that_fill_a_panel_up_have_no_part_in_the_logits():
+    grid_hw = 2, 24
+    fine, first = torch.ones(*grid_hw, 4), -torch.ones(8, 4)
+    fine[1, 5] = torch.inf
+    plan, layers = plan_of([(), ()], grid_hw), (first, torch.zeros(8), torch.ones(3, 8), torch.arange(3.0))
+    logits = torch.empty(*grid_hw, 3)
+    classify_image(logits, image_of(grid_hw, plan, [], fine, layers))
+    assert torch.equal(logits, torch.arange(3.0).expand(*grid_hw, 3))
+
+
+def test_gradients_of_many_points_lose_no_more_than_sums_of_few_do():
+    grid_hw = 300, 300
+    plan, responses, fine, layers = make(grid_hw, 16, 3, 4)
+    image, weight = image_of(grid_hw, plan, responses, fine, layers), torch.rand(*grid_hw, 3)
+    with torch_threads(1):
+        learned = Learned(image.layers)
+        learned.add(weight, image)
+    assert relative_difference(learned.second_bias, weight.double().sum((0, 1))) < 1e-6

@@ -38,7 +38,7 @@ def gradients_in_tiles(work: Work, gradient: Tensor, kept: list[Tensor]) -> tupl
     layers = _layers(work)
     learned, responses = Learned(layers), work.written_over()
     for number in range(work.images):
-        learned.add(gradient[number].contiguous(), _image(work, layers, number, kept))
+        learned.add(gradient[number], _image(work, layers, number, kept))
     has_second = work.second is not None
     return [
         None if work.first is None else learned.first,

@@ -41,7 +41,7 @@ __all__ = [
     "points_up",
 ]
 
-ROWS = 4
+ROWS = 2
 """Grid rows at a time: they share most rows of coarse maps, and the weights of a panel."""
 
 FIELDS = (
@@ -177,15 +177,11 @@ class Image:
 
         Args:
             kernel: Whose fields begin with `FIELDS`.
-            logits: Of the image (y, x, K), or their gradient.
+            logits: Of the image (y, x, K), or their gradient, which have been checked (`check`).
             parts: How many threads share the grid rows. Asked for once by the caller: others may change it at any time.
             room: Numbers of scratch that each thread wants.
             others: The rest of its fields.
-
-        Raises:
-            ValueError: a tensor has another shape or type, or does not lie in one piece.
         """
-        self.check(logits)
         layers, (rows, columns) = self.layers, logits.shape[:2]
         scratch, table = torch.empty(parts, room, dtype=torch.float32, device="cpu"), self.fine.table()
         addresses = np.array([values.data_ptr() for values in self.responses], np.int64)
@@ -222,7 +218,7 @@ class Image:
         """Refuse what a kernel would read or write wrongly.
 
         Args:
-            logits: Of the image (y, x, K), or their gradient.
+            logits: Of the image (y, x, K), or their gradient, however they lie.
 
         Raises:
             ValueError: a tensor has another shape or type, or does not lie in one piece.
@@ -234,8 +230,10 @@ class Image:
         self.fine.check(grid_hw)
         if self.fine.channels != layers.depth:
             raise ValueError(f"expected fine maps of {layers.depth} channels, got {self.fine.channels}")
-        given = [(*grid_hw, layers.classes or layers.channels), *self.plan.shapes(layers.channels)]
-        check_pieces(torch.float32, [logits, *self.responses], given)
+        wanted = (*grid_hw, layers.classes or layers.channels)
+        if tuple(logits.shape) != wanted or logits.dtype != torch.float32 or logits.device.type != "cpu" or logits.is_neg():
+            raise ValueError(f"expected float32 {wanted} in the processor's memory, got {logits.dtype} {tuple(logits.shape)}")
+        check_pieces(torch.float32, self.responses, self.plan.shapes(layers.channels))
         if self.hidden is not None:
             check_pieces(torch.float32, [self.hidden], [(grid_hw[0], layers.panels, points_up(grid_hw[1]), layers.width)])
 
@@ -246,7 +244,9 @@ def classify_image(logits: Float[Tensor, "y x k"], image: Image) -> None:
     Raises:
         ValueError: a tensor has another shape or type, or does not lie in one piece.
     """
-    layers, points = image.layers, ROWS * points_up(logits.shape[1])
+    image.check(logits)
+    check_pieces(torch.float32, [logits], [logits.shape])
+    layers, points = image.layers, (ROWS if image.layers.panels > 1 else 1) * points_up(logits.shape[1])
     panels, width = layers.out_shape
     image.run(
         _classify,
@@ -348,13 +348,15 @@ def _classify_rows(job: Any, part: Any) -> None:
     count, up, maps = array_at(job.widths, (job.maps,), NUMBERS).sum() * job.width, _up(job.columns), job.maps
     scratch = array_at(job.scratch + 4 * part * job.scratch_size, (job.scratch_size,), FLOATS)
     cells, tile, rest = scratch[:count], scratch[count : count + TILE * job.width], scratch[count + TILE * job.width :]
-    values, rest = rest[: ROWS * up * job.pitch].reshape(ROWS, up * job.pitch), rest[ROWS * up * job.pitch :]
-    sums = rest.reshape(ROWS, job.out_panels, up, job.out_width)
+    # A single panel has nothing to share between rows.
+    some = ROWS if job.panels > 1 else 1
+    values, rest = rest[: some * up * job.pitch].reshape(some, up * job.pitch), rest[some * up * job.pitch :]
+    sums = rest.reshape(some, job.out_panels, up, job.out_width)
     room = cells, tile, np.empty(maps, np.int64), np.empty(maps, np.int64), np.empty(maps, np.float32)
     values[:] = 0
     stop = job.rows * (part + 1) // job.parts
-    for first in range(job.rows * part // job.parts, stop, ROWS):
-        rows = min(ROWS, stop - first)
+    for first in range(job.rows * part // job.parts, stop, some):
+        rows = min(some, stop - first)
         for row in range(rows):
             _begin_sums(job, sums[row])
             read_fine(values[row], job.pitch, job.columns, first + row, job.fine, job.fine_maps)

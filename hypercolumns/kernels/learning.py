@@ -29,8 +29,9 @@ from hypercolumns.kernels.widening import tables
 
 __all__ = ["Learned"]
 
+_GRADIENT = ("gradient", "gradient_y", "gradient_x", "gradient_k")
 _SUMS = ("first_sums", "bias_sums", "second_sums", "second_bias_sums")
-_FIELDS = (*FIELDS, *CELL_FIELDS, *_SUMS, "gradient", "given", "back", "cells", "places")
+_FIELDS = (*FIELDS, *CELL_FIELDS, *_SUMS, *_GRADIENT, "given", "back", "cells", "places")
 
 
 class Learned:
@@ -53,7 +54,7 @@ class Learned:
         """Add what an image contributes, and write the gradient of its responses over them.
 
         Args:
-            gradient: Of its logits.
+            gradient: Of its logits, however it lies.
             image: As they were made of.
 
         Raises:
@@ -78,6 +79,9 @@ class Learned:
             second_sums=self._second.data_ptr(),
             second_bias_sums=self._second_bias.data_ptr(),
             gradient=gradient.data_ptr(),
+            gradient_y=gradient.stride(0),
+            gradient_x=gradient.stride(1),
+            gradient_k=gradient.stride(2),
             given=given,
             back=0 if layers.back is None else layers.back.data_ptr(),
             cells=cells,
@@ -165,24 +169,31 @@ def _lanes(count: int) -> int:
 
 
 @compiled
+def _copy_gradient(job: Any, y: Any, outputs: Any, given: Any) -> None:
+    """Copy the gradient of a row's logits to rows of whole lanes, the rest of which is zero."""
+    step, between = job.gradient_x, job.gradient_k
+    there = array_at(job.gradient + 4 * y * job.gradient_y, ((job.columns - 1) * step + (outputs - 1) * between + 1,), FLOATS)
+    for x in range(job.columns):
+        if between == 1:
+            for i in range(0, outputs, LANES):
+                store(given, x * job.given + i, load_some(there, x * step + i, min(LANES, outputs - i)))
+        else:
+            for k in range(outputs):
+                given[x * job.given + k] = there[x * step + k * between]
+
+
+@compiled
 def _pad_gradient(job: Any, y: Any, given: Any, totals: Any) -> None:
-    """Copy the gradient of a row's logits to rows of whole lanes, and add it to that of the second layer's bias."""
-    outputs = job.classes if job.classes else job.channels
-    gradient = array_at(job.gradient + 4 * y * job.columns * outputs, (job.columns * outputs,), FLOATS)
+    """Find the gradient of a row's logits, and add it to that of the second layer's bias."""
+    given[:] = 0
+    _copy_gradient(job, y, job.classes if job.classes else job.channels, given)
     one = spread(np.float32(1))
-    for i in range(0, job.given, LANES):
-        total, left = spread(np.float32(0)), outputs - i
+    for i in range(0, len(totals), LANES):
+        total = spread(np.float32(0))
         for x in range(job.columns):
-            value = spread(np.float32(0))
-            if left >= LANES:
-                value = load(gradient, x * outputs + i)
-            elif left > 0:
-                value = load_some(gradient, x * outputs + i, left)
-            store(given, x * job.given + i, value)
-            total = add_product(total, value, one)
-        if job.classes:
-            # Sums of few are added to the sum of all, which loses less than adding one by one.
-            store(totals, i, add_product(load(totals, i), total, one))
+            total = add_product(total, load(given, x * job.given + i), one)
+        # Sums of few are added to the sum of all, which loses less than adding one by one.
+        store(totals, i, add_product(load(totals, i), total, one))
 
 
 @compiled

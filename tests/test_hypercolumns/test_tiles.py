@@ -182,6 +182,8 @@ def test_what_a_kernel_would_read_wrongly_is_refused():
     for wrong in (logits[:, :-1], logits.double(), logits.transpose(0, 1), logits[:3]):
         with pytest.raises(ValueError, match="expected"):
             classify_image(wrong, image)
+    with pytest.raises(ValueError, match="expected"):
+        Learned(image.layers).add(logits.double(), image)
     for changed in ({"fine": None}, {"responses": [r[:-1] for r in responses]}, {"responses": responses[:1]}):
         values = {"fine": fine, "responses": responses} | changed
         with pytest.raises(ValueError, match="expected"):
@@ -234,6 +236,25 @@ def test_gradients_are_added_up_for_the_layers_they_are_of():
     image, other = (image_of(grid_hw, plan, responses, fine, layers) for _ in range(2))
     with pytest.raises(ValueError, match="very layers"):
         Learned(other.layers).add(torch.zeros(*grid_hw, 3), image)
+
+
+@pytest.mark.parametrize("lie", ["channels first", "the same everywhere", "every other"])
+def test_the_gradient_of_logits_may_lie_as_it_likes(lie):
+    grid_hw = 5, 50
+    plan, responses, fine, layers = make(grid_hw, 16, 19, 4)
+    weight = {
+        "channels first": torch.randn(19, *grid_hw).permute(1, 2, 0),
+        "the same everywhere": torch.ones(()).expand(*grid_hw, 19),
+        "every other": torch.randn(10, 100, 38)[::2, ::2, ::2],
+    }[lie]
+    found = []
+    for given in (weight, weight.contiguous()):
+        image = image_of(grid_hw, plan, [r.clone() for r in responses], fine, layers)
+        learned = Learned(image.layers)
+        learned.add(given, image)
+        found.append([learned.first, learned.bias, learned.second, learned.second_bias, *image.responses])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_channels_that_fill_a_panel_up_have_no_part_in_the_logits():

@@ -38,7 +38,8 @@ from hypercolumns.heads.context import NeighbourContext, PooledContext
 from hypercolumns.heads.products import add_linear, join_as, linear
 from hypercolumns.heads.remembering import Remembered
 from hypercolumns.heads.strips import classify_in_strips
-from hypercolumns.kernels.widening import Widening, can_read, can_widen, plan_taps
+from hypercolumns.kernels.plans import Widening, plan_taps
+from hypercolumns.kernels.widening import can_read, can_widen
 from hypercolumns.sources import LayerMap
 from hypercolumns.specs import HeadSpec
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from hypercolumns.heads.strip_work import Work
-from hypercolumns.kernels.classifying import Image, Layers, classify_image, hidden_like
+from hypercolumns.kernels.classifying import Image, classify_image, hidden_like
 from hypercolumns.kernels.fine import FineMaps
+from hypercolumns.kernels.layers import Layers
 from hypercolumns.kernels.learning import Learned
 
 __all__ = ["classify_in_tiles", "fits_tiles", "gradients_in_tiles"]

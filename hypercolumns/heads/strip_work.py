@@ -9,7 +9,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from hypercolumns.kernels.widening import Widening, read_rows
+from hypercolumns.kernels.plans import Widening
+from hypercolumns.kernels.widening import read_rows
 
 __all__ = ["WITH_IMAGES", "Cut", "InPlace", "Work"]
 

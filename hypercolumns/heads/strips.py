@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from hypercolumns.heads.strip_products import classify_by_products, gradients_by_products, rows_by_products
 from hypercolumns.heads.strip_tiles import classify_in_tiles, fits_tiles, gradients_in_tiles
 from hypercolumns.heads.strip_work import WITH_IMAGES, Cut, Work
-from hypercolumns.kernels.widening import Widening
+from hypercolumns.kernels.plans import Widening
 
 __all__ = ["classify_in_strips"]
 

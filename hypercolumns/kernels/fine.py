@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hypercolumns.kernels.lanes import LANES, add_product, load, load_some, spread, store, store_some
 from hypercolumns.kernels.numbers import BFLOATS, FLOATS, HALVES, NUMBERS, array_at, compiled
-from hypercolumns.kernels.widening import Widening, check_pieces
+from hypercolumns.kernels.plans import Widening
+from hypercolumns.kernels.widening import check_pieces
 
 __all__ = ["FineMaps", "read_fine"]
 

@@ -8,8 +8,6 @@ of rows that other threads read too: all of it is added up afterwards, so that n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numba
@@ -18,14 +16,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypercolumns.kernels.classifying import FIELDS, ROWS, Image, Layers, find_hidden, hidden_at, map_rows, points_up
+from hypercolumns.kernels.borders import Borders
+from hypercolumns.kernels.classifying import FIELDS, ROWS, Image, find_hidden, hidden_at, map_rows, points_up
 from hypercolumns.kernels.fine import read_fine
 from hypercolumns.kernels.lanes import LANES, add_product, keep_where_positive, load, load_some, spread, store
+from hypercolumns.kernels.layers import Layers
 from hypercolumns.kernels.numbers import FLOATS, NUMBERS, array_at, compiled, take_ticket
 from hypercolumns.kernels.panels import CELL_FIELDS, give_row, mix_cells, spread_points
+from hypercolumns.kernels.plans import tables
 from hypercolumns.kernels.team import kernel
 from hypercolumns.kernels.tiles import BLOCK, TILE, add_outer, write_rows
-from hypercolumns.kernels.widening import tables
 
 __all__ = ["Learned"]
 
@@ -66,7 +66,7 @@ class Learned:
         layers, plan, (rows, columns) = self._layers, image.plan, gradient.shape[:2]
         cells, given = int(plan.columns.cells.sum()), _lanes(layers.classes) or layers.panels * layers.width
         parts = min(self._parts, rows)
-        borders = _Borders.of(image, parts)
+        borders = Borders.of(image.responses, plan.rows, parts)
         room = cells * (1 + ROWS + 2 * layers.panels) + 2 * TILE
         image.run(
             _learn,
@@ -114,50 +114,6 @@ class Learned:
 
     def _whole(self, sums: Float[Tensor, "parts panels rows width"], rows: int) -> Float[Tensor, "h rows"]:
         return sums.sum(0).transpose(1, 2).flatten(0, 1)[: self._layers.channels, :rows].contiguous()
-
-
-@dataclass(frozen=True, eq=False)
-class _Borders:
-    """Places for the gradient of those rows of maps that grid rows of several threads read.
-
-    Attributes:
-        places: For each thread and map: the first row that it reads, the first and the last that nobody else reads, and the
-            address of the place for the others, which lie there one after the other.
-        rows: For each map, which rows lie in a place, and the place, from the first thread to the last.
-    """
-
-    places: np.ndarray
-    rows: list[list[tuple[int, Tensor]]]
-
-    @classmethod
-    def of(cls, image: Image, parts: int) -> _Borders:
-        """Find the rows, given how many threads share the grid rows."""
-        plan, count = image.plan.rows, image.plan.rows.lower.shape[1]
-        places = np.zeros((parts, len(plan.cells), 4), np.int64)
-        rows: list[list[tuple[int, Tensor]]] = [[] for _ in plan.cells]
-        for part in range(parts):
-            start, stop = count * part // parts, count * (part + 1) // parts
-            for number, (values, lower, upper) in enumerate(zip(image.responses, plan.lower, plan.upper, strict=True)):
-                low, high = int(lower[start]), int(upper[stop - 1])
-                first = max(low, int(upper[start - 1]) + 1) if part else low
-                last = min(high, int(lower[stop]) - 1) if stop < count else high
-                if first > last:
-                    first, last = high + 1, high
-                place = values.new_empty(max(0, first - low) + high - last, *values.shape[1:])
-                places[part, number] = low, first, last, place.data_ptr()
-                rows[number] += [(low, place[: first - low]), (last + 1, place[first - low :])]
-        return cls(places, rows)
-
-    def add_up(self, responses: Sequence[Tensor]) -> None:
-        """Write the sums of all threads where they belong."""
-        for values, pieces in zip(responses, self.rows, strict=True):
-            written = 0
-            for first, piece in pieces:
-                stop = first + len(piece)
-                both = min(max(0, written - first), len(piece))
-                values[first : first + both] += piece[:both]
-                values[first + both : stop] = piece[both:]
-                written = max(written, stop)
 
 
 def _blocks(count: int) -> int:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from hypercolumns.kernels.lanes import LANES, add_product, keep_where_positive, load, load_some, spread, store, store_some
 from hypercolumns.kernels.numbers import FLOATS, LIKE, NUMBERS, array_at, compiled, take_ticket
+from hypercolumns.kernels.plans import PLAN_FIELDS, Widening, tables
 from hypercolumns.kernels.team import Kernel, kernel
-from hypercolumns.kernels.widening import PLAN_FIELDS, Widening, check_pieces, tables
+from hypercolumns.kernels.widening import check_pieces
 
 __all__ = ["spread_back"]
 

@@ -234,10 +234,8 @@ _ANY = np.float32(-np.inf)
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def add_rows(
-    c: int, c_row: int, rows: int, a: int, a_row: int, b: int, b_step: int, depth: int, width: int, floor: np.float32
-) -> None:
-    """Add to rows of a panel their product, c += a · b, and raise the sums to a floor; in kernels alone.
+def add_rows(c: int, c_row: int, rows: int, a: int, a_row: int, b: int, b_step: int, depth: int, width: int) -> None:
+    """Add to rows of a panel their product, c += a · b; in kernels alone.
 
     Args:
         c: Address of the sums. Rows up to the next multiple of twelve are written too, with what is worth nothing.
@@ -249,17 +247,16 @@ def add_rows(
         b_step: Numbers from one of its rows to the next.
         depth: Columns of a, rows of b.
         width: Columns of b: 16, 32 or 64.
-        floor: 0 for a ReLU, minus infinity for none.
     """
     group = group_of(width)
     for row in range(0, rows, group):
         there, left = c + 4 * row * c_row, a + 4 * row * a_row
         if width == 4 * LANES:
-            _six_by_four(there, c_row, left, a_row, 1, b, b_step, depth, floor)
+            _six_by_four(there, c_row, left, a_row, 1, b, b_step, depth, _ANY)
         elif width == 2 * LANES:
-            _twelve_by_two(there, c_row, left, a_row, 1, b, b_step, depth, floor)
+            _twelve_by_two(there, c_row, left, a_row, 1, b, b_step, depth, _ANY)
         else:
-            _twelve_by_one(there, c_row, left, a_row, 1, b, b_step, depth, floor)
+            _twelve_by_one(there, c_row, left, a_row, 1, b, b_step, depth, _ANY)
 
 
 @numba.njit(nogil=True, error_model="numpy")

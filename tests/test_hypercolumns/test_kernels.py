@@ -20,7 +20,8 @@ sys.path.insert(0, sys.argv[1])
 import torch
 from hypercolumns.geometry import axis_map
 from hypercolumns.kernels import team
-from hypercolumns.kernels.widening import Widening, add_widened, plan_taps
+from hypercolumns.kernels.plans import Widening, plan_taps
+from hypercolumns.kernels.widening import add_widened
 assert team.__file__.startswith(sys.argv[1]), team.__file__
 taps = plan_taps([axis_map(4, 2, alignment="resize")], 4, 1)
 out = torch.empty(4, 4, 3)

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 
 from hypercolumns.geometry import axis_map
 from hypercolumns.kernels import classifying
-from hypercolumns.kernels.classifying import Image, Layers, classify_image, hidden_like
+from hypercolumns.kernels.classifying import Image, classify_image, hidden_like
 from hypercolumns.kernels.fine import FineMaps
+from hypercolumns.kernels.layers import Layers
 from hypercolumns.kernels.learning import Learned
+from hypercolumns.kernels.plans import Widening, plan_taps
 from hypercolumns.kernels.tiles import TILE, packed, panel_width
-from hypercolumns.kernels.widening import Widening, plan_taps
 from tests.core_factory import relative_difference
 
 TOLERANCE = 1e-5

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypercolumns.columns import Frame, layer_axes, resample
 from hypercolumns.geometry import grid_hw
 from hypercolumns.kernels import team
+from hypercolumns.kernels.plans import Widening, plan_taps
 from hypercolumns.kernels.spreading import spread_back
-from hypercolumns.kernels.widening import Widening, add_widened, can_widen, plan_taps, read_rows
+from hypercolumns.kernels.widening import add_widened, can_widen, read_rows
 from tests.core_factory import make_layer, relative_difference
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 
@@ -13,6 +14,17 @@ from torch import Tensor
 from hypercolumns.backbones import LayerInfo
 from hypercolumns.columns import Frame, gather
 from hypercolumns.sources import Item
+
+
+@contextlib.contextmanager
+def torch_threads(count):
+    """Have torch take so many threads meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def make_layer(

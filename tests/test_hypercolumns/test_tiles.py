@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 import pytest
 import torch
@@ -17,7 +15,7 @@ from hypercolumns.kernels.layers import Layers
 from hypercolumns.kernels.learning import Learned
 from hypercolumns.kernels.plans import Widening, plan_taps
 from hypercolumns.kernels.tiles import TILE, packed, panel_width
-from tests.core_factory import relative_difference
+from tests.core_factory import relative_difference, torch_threads
 
 TOLERANCE = 1e-5
 SIZES = [(1, 1), (5, 7), (9, 48), (4, 49), (13, 100)]
@@ -34,16 +32,6 @@ def _poisoned(monkeypatch):
         return values.fill_(torch.nan) if values.is_floating_point() else values
 
     monkeypatch.setattr(classifying.torch, "empty", poisoned)
-
-
-@contextlib.contextmanager
-def torch_threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def plan_of(cells, grid_hw):

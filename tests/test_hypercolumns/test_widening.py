@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,21 +16,11 @@ from hypercolumns.kernels import team
 from hypercolumns.kernels.plans import Widening, plan_taps
 from hypercolumns.kernels.spreading import spread_back
 from hypercolumns.kernels.widening import add_widened, can_widen, read_rows
-from tests.core_factory import make_layer, relative_difference
+from tests.core_factory import make_layer, relative_difference, torch_threads
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-3}
 CHANNELS = st.sampled_from([1, 7, 15, 16, 17, 33, 64, 65, 130])
 CELLS = st.tuples(st.integers(1, 12), st.integers(1, 12))
-
-
-@contextlib.contextmanager
-def torch_threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def plan_of(layers, frame, stride):

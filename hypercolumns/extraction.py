@@ -61,7 +61,8 @@ def extract_maps(
 ) -> Iterator[Part]:
     """Compute the maps of images, in order.
 
-    A batch that does not fit on the accelerator is divided and tried again; later batches are divided at once.
+    A batch that does not fit on the accelerator is divided and tried again; later batches are divided at once. The last
+    batches are divided among the streams, none of which then waits for another one's whole batch.
 
     Args:
         backbone: The frozen extractor.
@@ -85,11 +86,12 @@ def extract_maps(
                 computing.append(backbones.submit(forward.parts, *decoding.popleft()))
             if len(computing) > count:
                 yield from computing.popleft().result()
-        while decoding or computing:
-            if decoding:
-                computing.append(backbones.submit(forward.parts, *decoding.popleft()))
-            if len(computing) > count or not decoding:
-                yield from computing.popleft().result()
+        for number, batch, prepared in decoding:
+            size = -(-len(batch.items) // count)
+            for first in range(0, len(batch.items), size):
+                computing.append(backbones.submit(forward.parts, number, batch, prepared, first, size))
+        while computing:
+            yield from computing.popleft().result()
 
 
 @contextmanager
@@ -131,11 +133,15 @@ class _Forward:
         spec = self._backbone.spec
         return normalise(torch.from_numpy(np.stack([c.result() for c in canvases])), spec.mean_rgb, spec.std_rgb)
 
-    def parts(self, number: int, batch: Batch, prepared: Future[Tensor]) -> list[Part]:
-        images, first = prepared.result(), 0
+    def parts(
+        self, number: int, batch: Batch, prepared: Future[Tensor], first: int = 0, count: int = sys.maxsize
+    ) -> list[Part]:
+        """Compute so many of a batch's images, from one of them on."""
+        images = prepared.result()
         found: list[Part] = []
-        while first < len(images):
-            part = images[first : first + self._largest]
+        stop = min(first + count, len(images))
+        while first < stop:
+            part = images[first : min(first + self._largest, stop)]
             try:
                 maps = self._backbone(part, batch.layers)
             except torch.cuda.OutOfMemoryError:

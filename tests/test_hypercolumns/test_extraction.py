@@ -62,8 +62,17 @@ def check(found, direct, items, images=8, atol=1e-4):
 def test_maps_come_in_order_and_are_the_backbone_s_for_every_batch_size(backbone, direct, batch, threads, streams):
     found = list(extract_maps(backbone, load, batches(ITEMS, batch), decode_threads=threads, streams=streams))
     assert all(values.dtype == torch.float32 for part in found for values in part.maps.values())
-    assert len(found) == -(-len(ITEMS) // batch)
+    assert {part.batch for part in found} == set(range(-(-len(ITEMS) // batch)))
     check(found, direct, ITEMS, batch)
+
+
+@pytest.mark.parametrize(
+    ("streams", "sizes"), [(1, [3, 3, 3, 1]), (2, [3, 3, 2, 1, 1]), (3, [3, 3, 1, 1, 1, 1]), (4, [3, 3, 1, 1, 1, 1])]
+)
+def test_the_last_batches_are_divided_among_the_streams(backbone, direct, streams, sizes):
+    found = list(extract_maps(backbone, load, batches(ITEMS, 3), streams=streams))
+    assert [len(part.maps[LAYERS[0]]) for part in found] == sizes
+    check(found, direct, ITEMS, 3)
 
 
 def test_batches_may_want_different_layers(backbone, direct):

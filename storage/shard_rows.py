@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import google_crc32c
 import numpy as np
+from crc32c import crc32c as extend_crc32c
 from numcodecs import zstd  # type: ignore[import-untyped]
 
 from storage.errors import DamagedError
@@ -24,8 +24,8 @@ CHECKSUM_BYTES = 4
 
 
 def checksum(data: Array | bytes, start: int = 0) -> int:
-    """Return the crc32c of contiguous bytes, going on from `start`."""
-    return int(google_crc32c.extend(start, data))
+    """Return the crc32c of contiguous bytes, going on from `start`. While there are many, other threads go on."""
+    return extend_crc32c(data if isinstance(data, bytes) else data.data, start)
 
 
 def index_bytes(slot_count: int) -> int:

@@ -94,38 +94,34 @@ class DiskLimit:
     """The disk's own speed: the same bytes moved past the page cache by four threads that do nothing else.
 
     Args:
-        folder: On the disk.
         count: How many bytes.
         block: How many at a time; which is the fastest depends on the disk.
     """
 
-    def __init__(self, folder: Path, count: int, block: int) -> None:
-        self._paths = [folder / f"limit-{block}-{number}" for number in range(_DISK_THREADS)]
+    def __init__(self, count: int, block: int) -> None:
+        self._paths: list[Path] = []
         self._offsets = range(0, count // _DISK_THREADS // block * block, block)
         self._blocks = [mmap.mmap(-1, block) for _ in range(_DISK_THREADS)]
         for memory in self._blocks:
             memory.write(os.urandom(block))
 
     @classmethod
-    def of_blocks(cls, folder: Path, count: int) -> list[DiskLimit]:
+    def of_blocks(cls, count: int) -> list[DiskLimit]:
         """Return one of small and one of large blocks."""
-        return [cls(folder, count, block) for block in _BLOCKS]
+        return [cls(count, block) for block in _BLOCKS]
 
-    def clear(self) -> None:
-        """Remove what was written: files are written anew, as a store's are."""
-        for path in self._paths:
-            path.unlink(missing_ok=True)
-
-    def write(self) -> None:
-        """Write the bytes and have the disk keep them."""
+    def write(self, folder: Path) -> None:
+        """Write the bytes to new files of a folder and have the disk keep them."""
+        folder.mkdir()
+        self._paths = [folder / f"limit-{number}" for number in range(_DISK_THREADS)]
         _in_threads(self._write, _DISK_THREADS)
 
     def read(self) -> None:
-        """Read what was written."""
+        """Read what was written last."""
         _in_threads(self._read, _DISK_THREADS)
 
     def _write(self, number: int) -> None:
-        descriptor = os.open(self._paths[number], os.O_WRONLY | os.O_CREAT | os.O_DIRECT, 0o600)
+        descriptor = os.open(self._paths[number], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_DIRECT, 0o600)
         for offset in self._offsets:
             os.pwrite(descriptor, self._blocks[number], offset)
         os.fdatasync(descriptor)

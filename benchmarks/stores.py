@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -68,18 +69,26 @@ def keys_of(images: int) -> tuple[str, ...]:
 
 
 def writing() -> list[Figure]:
-    """Write a store of 1 GB, against the same bytes by four plain threads past the page cache."""
+    """Write a store of 1 GB, against the same bytes by four plain threads past the page cache.
+
+    Each turn writes to a folder of its own, and the last turn's is gone: a virtual disk may take bytes twice as fast where it
+    has had some before, so that nobody may have the same place again.
+    """
     with scratch() as folder:
         numbers = itertools.count()
         count = IMAGES * sum(int(np.prod(shape)) * 2 for shape in LAYERS.values())
-        limits = DiskLimit.of_blocks(folder, count)
+
+        def place() -> Path:
+            return folder / f"turn-{next(numbers)}"
 
         def clear() -> None:
-            for disk in limits:
-                disk.clear()
+            for path in folder.iterdir():
+                shutil.rmtree(path)
 
         ours, *bare = interleaved(
-            lambda: filled(folder / f"store-{next(numbers)}"), *(disk.write for disk in limits), before=clear
+            lambda: filled(place()),
+            *(lambda disk=disk: disk.write(place()) for disk in DiskLimit.of_blocks(count)),
+            before=clear,
         )
         limit = min(bare)
         details = {"megabytes_a_second": count / ours / 1e6, "limit_megabytes_a_second": count / limit / 1e6}
@@ -142,9 +151,9 @@ def cold_reading() -> list[Figure]:
         store = filled(folder / "stores")
         rows = np.random.default_rng(1).permutation(store.rows(keys_of(IMAGES), list(LAYERS)))
         count = IMAGES * sum(int(np.prod(shape)) * 2 for shape in LAYERS.values())
-        limits = DiskLimit.of_blocks(folder, count)
-        for disk in limits:
-            disk.write()
+        limits = DiskLimit.of_blocks(count)
+        for number, disk in enumerate(limits):
+            disk.write(folder / f"limit-{number}")
         read, pieces, *bare = interleaved(
             lambda: _read_all(store, rows),
             lambda: _read_pieces(store, rows),

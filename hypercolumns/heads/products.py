@@ -41,7 +41,7 @@ def linear(
     if not _by_convolution(values):
         return F.linear(values, weight, bias)
     # Under autocast the product is of another type than its arguments, which torch sees to.
-    if _MATRIX_GRADIENTS and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+    if torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
         result: Tensor = _Linear.apply(values, weight, bias)
         return result
     return _convolved(values, weight, bias)
@@ -68,31 +68,44 @@ def add_weight_gradient(
     if _MATRIX_GRADIENTS or not _by_convolution(outputs):
         total.addmm_(outputs.flatten(0, -2).t(), inputs.flatten(0, -2))
         return
+    total.add_(_convolved_gradient(outputs, inputs, total))
+
+
+def _convolved_gradient(outputs: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
+    """Return the gradient of a weight, of which the shape alone counts."""
     images = _images(outputs.numel() // outputs.shape[-1])
     gradient, values = (_as_pixels(tensor, images) for tensor in (outputs, inputs))
     mask = [False, True, False]
     _, found, _ = torch.ops.aten.convolution_backward(
-        gradient, values, total[..., None, None], None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask
+        gradient, values, weight[..., None, None], None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask
     )
-    total.add_(found[..., 0, 0])
+    result: Tensor = found[..., 0, 0]
+    return result
 
 
 class _Linear(torch.autograd.Function):
-    """`linear` whose gradients are products too, each by the library that is fast at it; they have gradients themselves."""
+    """`linear` whose gradients are products too, each by the library that is fast at it; they have gradients themselves.
+
+    The weights are kept for the gradient of the values alone: torch's own convolutions keep them in any case.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(values, weight)
+        ctx.save_for_backward(values, weight if ctx.needs_input_grad[0] else None)
         return _convolved(values, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, weight = ctx.saved_tensors
         (gradient,) = gradients
-        rows = gradient.flatten(0, -2)
+        rows, weights = gradient.flatten(0, -2), None
+        if ctx.needs_input_grad[1] and _MATRIX_GRADIENTS:
+            weights = rows.t() @ values.flatten(0, -2)
+        elif ctx.needs_input_grad[1]:
+            weights = _convolved_gradient(gradient, values, values.new_empty(gradient.shape[-1], values.shape[-1]))
         return (
-            linear(gradient, weight.t()) if ctx.needs_input_grad[0] else None,
-            rows.t() @ values.flatten(0, -2) if ctx.needs_input_grad[1] else None,
+            None if weight is None else linear(gradient, weight.t()),
+            weights,
             rows.sum(0) if ctx.needs_input_grad[2] else None,
         )
 

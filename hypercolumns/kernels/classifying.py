@@ -199,7 +199,7 @@ def find_hidden(job: Any, panel: Any, start: Any, stop: Any, cells: Any, values:
         stop: The one after the last, a tile further at most.
         cells: The panel's, of all maps (`mix_cells`).
         values: The row's inputs (`read_fine`).
-        out: Written from `place` on; up to the next multiple of twelve points with what is worth nothing.
+        out: Written from `place` on; up to the next whole group (`group_of`) with what is worth nothing.
         place: Of the first point.
     """
     width = job.width

@@ -212,21 +212,24 @@ def _fused(builder: Any, one: Any, other: Any, total: Any) -> Any:
     return builder.call(function, [one, other, total])
 
 
-# As many sums as registers of 512 bits hold beside the factors: more rows where a panel is narrow.
-_six_by_four, _twelve_by_two, _twelve_by_one = _multiplying(6, 4), _multiplying(12, 2), _multiplying(12, 1)
-_new_six_by_four, _new_twelve_by_two, _new_twelve_by_one = (
+# More rows where a panel is narrow. Twelve rows of two are as many sums as six of four, and yet the compiler reads factors so
+# far ahead that sums go to memory: half the rate.
+_six_by_four, _eight_by_two, _twelve_by_one = _multiplying(6, 4), _multiplying(8, 2), _multiplying(12, 1)
+_new_six_by_four, _new_eight_by_two, _new_twelve_by_one = (
     _multiplying(6, 4, anew=True),
-    _multiplying(12, 2, anew=True),
+    _multiplying(8, 2, anew=True),
     _multiplying(12, 1, anew=True),
 )
-_sum_six_by_four, _sum_twelve_by_two, _sum_twelve_by_one = _summing(6, 4), _summing(12, 2), _summing(12, 1)
+_sum_six_by_four, _sum_eight_by_two, _sum_twelve_by_one = _summing(6, 4), _summing(8, 2), _summing(12, 1)
 _four_by_four, _four_by_two, _four_by_one = _multiplying(4, 4), _multiplying(4, 2), _multiplying(4, 1)
 
 
 @numba.njit(inline="always")
 def group_of(width: int) -> int:
     """Return how many points go through a panel of so many columns together."""
-    return 6 if width == 4 * LANES else 12
+    if width == 4 * LANES:
+        return 6
+    return 8 if width == 2 * LANES else 12
 
 
 _ANY = np.float32(-np.inf)
@@ -238,7 +241,7 @@ def add_rows(c: int, c_row: int, rows: int, a: int, a_row: int, b: int, b_step: 
     """Add to rows of a panel their product, c += a · b; in kernels alone.
 
     Args:
-        c: Address of the sums. Rows up to the next multiple of twelve are written too, with what is worth nothing.
+        c: Address of the sums. Rows up to the next multiple of `group_of` are written too, with what is worth nothing.
         c_row: Numbers from one of its rows to the next.
         rows: How many.
         a: Address of the first factor; as many rows are read.
@@ -254,7 +257,7 @@ def add_rows(c: int, c_row: int, rows: int, a: int, a_row: int, b: int, b_step: 
         if width == 4 * LANES:
             _six_by_four(there, c_row, left, a_row, 1, b, b_step, depth, _ANY)
         elif width == 2 * LANES:
-            _twelve_by_two(there, c_row, left, a_row, 1, b, b_step, depth, _ANY)
+            _eight_by_two(there, c_row, left, a_row, 1, b, b_step, depth, _ANY)
         else:
             _twelve_by_one(there, c_row, left, a_row, 1, b, b_step, depth, _ANY)
 
@@ -266,7 +269,7 @@ def sum_rows(
     """Write for some points the sum of a bias, of cells of maps, and of a product, raised to a floor; in kernels alone.
 
     Args:
-        c: Address of the sums, `width` numbers a point. Points up to the next multiple of twelve are written too.
+        c: Address of the sums, `width` numbers a point. Points up to the next multiple of `group_of` are written too.
         rows: How many points.
         bias: Address of the panel's.
         taps: Which cells each group of points reads (`group_of` of them): where those of a group begin in what follows, for
@@ -287,7 +290,7 @@ def sum_rows(
         if width == 4 * LANES:
             _sum_six_by_four(there, bias, which, weights, count, cells, left, a_row, b, depth, floor)
         elif width == 2 * LANES:
-            _sum_twelve_by_two(there, bias, which, weights, count, cells, left, a_row, b, depth, floor)
+            _sum_eight_by_two(there, bias, which, weights, count, cells, left, a_row, b, depth, floor)
         else:
             _sum_twelve_by_one(there, bias, which, weights, count, cells, left, a_row, b, depth, floor)
 
@@ -301,7 +304,7 @@ def write_rows(c: int, c_row: int, rows: int, a: int, a_row: int, b: int, b_step
         if width == 4 * LANES:
             _new_six_by_four(there, c_row, left, a_row, 1, b, b_step, depth, _ANY)
         elif width == 2 * LANES:
-            _new_twelve_by_two(there, c_row, left, a_row, 1, b, b_step, depth, _ANY)
+            _new_eight_by_two(there, c_row, left, a_row, 1, b, b_step, depth, _ANY)
         else:
             _new_twelve_by_one(there, c_row, left, a_row, 1, b, b_step, depth, _ANY)
 

@@ -99,9 +99,9 @@ def point_taps(
 
 
 _KEPT_AS = {
-    ("cpu", torch.float32, True): "float32",
-    ("cpu", torch.float16, True): "float16",
-    ("cpu", torch.bfloat16, True): "uint16",
+    (torch.float32, True): "float32",
+    (torch.float16, True): "float16",
+    (torch.bfloat16, True): "uint16",
 }
 """What kernels take some kinds of maps for."""
 
@@ -193,9 +193,9 @@ def gather_kept(
     return _gather_at(addresses, whole[0].dtype.name, [values.shape[2] for values in whole], points_xy, layers, frame)
 
 
-def _kind(values: Tensor) -> tuple[str, torch.dtype, bool]:
-    """Return what decides whether a kernel can read a map: where it is, its type, and whether it is all there."""
-    return values.device.type, values.dtype, values.is_contiguous() and not values.requires_grad
+def _kind(values: Tensor) -> tuple[torch.dtype, bool]:
+    """Return what decides whether a kernel can read a map: its type, and whether it is all there, where kernels can see it."""
+    return values.dtype, values.is_cpu and values.is_contiguous() and not values.requires_grad
 
 
 def _gather_at(

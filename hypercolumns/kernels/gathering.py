@@ -20,7 +20,7 @@ from torch import Tensor
 from hypercolumns.errors import GeometryError
 from hypercolumns.kernels.lanes import LANES, add_product, load, load_some, spread, store, store_some
 from hypercolumns.kernels.numbers import BFLOATS, DOUBLES, FLOATS, HALVES, NUMBERS, OCTETS, array_at, compiled, take_ticket
-from hypercolumns.kernels.team import Kernel, kernel
+from hypercolumns.kernels.team import Kernel, kernel, whole_numbers
 
 __all__ = ["KEPT", "finite_error", "gather_columns"]
 
@@ -58,7 +58,7 @@ def gather_columns(
         raise ValueError(f"expected axes and channels of {len(addresses)} maps, got {axes.shape[1]} and {len(channels)}")
     points, columns = points_xy.contiguous(), sum(channels)
     out = torch.empty(len(points), columns, dtype=torch.float32, device="cpu")
-    places, widths = np.array(addresses, np.int64), np.array(channels, np.int64)
+    places, widths = whole_numbers(addresses), whole_numbers(channels)
     parts = max(1, min(torch.get_num_threads(), out.numel() // _NUMBERS_A_THREAD))
     done = _KERNELS[kept_as](
         parts,
@@ -66,8 +66,8 @@ def gather_columns(
         count=len(points),
         layers=len(places),
         axes=axes.data_ptr(),
-        addresses=places.__array_interface__["data"][0],
-        channels=widths.__array_interface__["data"][0],
+        addresses=places.buffer_info()[0],
+        channels=widths.buffer_info()[0],
         columns=columns,
         out=out.data_ptr(),
     )

@@ -22,7 +22,7 @@ from torch import Tensor
 from hypercolumns.kernels.fine import FineMaps, read_fine
 from hypercolumns.kernels.lanes import LANES, load, store, store_some
 from hypercolumns.kernels.layers import Layers
-from hypercolumns.kernels.numbers import FLOATS, NUMBERS, array_at, compiled, take_ticket
+from hypercolumns.kernels.numbers import FLOATS, NUMBERS, array_at, call, compiled, merged, take_ticket
 from hypercolumns.kernels.panels import mix_cells
 from hypercolumns.kernels.plans import PLAN_FIELDS, Widening, tables
 from hypercolumns.kernels.team import Kernel, kernel
@@ -50,6 +50,7 @@ FIELDS = (
     *("group_begins", "group_cells", "group_shares"),
     *("addresses", "fine", "fine_maps", "rows", "columns"),
     *("hidden", "scratch", "scratch_size"),
+    "sum_rows",
 )
 """What the kernels of both directions are told: the plan, the layers, the image and where there is room."""
 
@@ -121,6 +122,7 @@ class Image:
             hidden=0 if self.hidden is None else self.hidden.data_ptr(),
             scratch=scratch.data_ptr(),
             scratch_size=room,
+            sum_rows=sum_rows.address,
             **others,
         )
 
@@ -166,10 +168,11 @@ def classify_image(logits: Float[Tensor, "y x k"], image: Image) -> None:
         second=0 if layers.second is None else layers.second.data_ptr(),
         second_bias=0 if layers.second_bias is None else layers.second_bias.data_ptr(),
         logits=logits.data_ptr(),
+        add_rows=add_rows.address,
     )
 
 
-@compiled
+@merged
 def map_rows(job: Any, y: Any, low: Any, high: Any, shares: Any) -> None:
     """Find the two rows of each map that a grid row reads: their addresses, and the weights of the second ones."""
     widths, row_lower, row_upper, row_weights, _, _, _ = tables(job)
@@ -188,7 +191,7 @@ def hidden_at(job: Any, y: Any, panel: Any, tile: Any) -> Any:
     return array_at(job.hidden + 4 * (y * job.panels + panel) * size, (size,), FLOATS) if job.hidden else tile
 
 
-@compiled
+@merged
 def find_hidden(job: Any, panel: Any, start: Any, stop: Any, cells: Any, values: Any, out: Any, place: Any) -> None:
     """Write a panel of what the first layer makes of some points of a row, after the ReLU if a second layer follows.
 
@@ -204,12 +207,11 @@ def find_hidden(job: Any, panel: Any, start: Any, stop: Any, cells: Any, values:
     """
     width = job.width
     group = group_of(width)
-    begins = array_at(job.group_begins, ((job.columns + group - 1) // group + 1,), NUMBERS)[start // group :]
-    floor = np.float32(0) if job.out_panels else np.float32(-np.inf)
+    begins, is_positive = job.group_begins + 8 * (start // group), 1 if job.out_panels else 0
     inputs, first = values.ctypes.data + 4 * start * job.pitch, job.first + 4 * panel * job.depth * width
-    bias, taps = job.bias + 4 * panel * width, (begins, job.group_cells, job.group_shares)
-    there, ours = out.ctypes.data + 4 * place, cells.ctypes.data
-    sum_rows(there, stop - start, bias, taps, ours, inputs, job.pitch, first, job.depth, width, floor)
+    taps, fine = (begins, job.group_cells, job.group_shares), (inputs, job.pitch, first, job.depth, width)
+    there, bias = out.ctypes.data + 4 * place, job.bias + 4 * panel * width
+    call(job.sum_rows, (there, stop - start, bias, *taps, cells.ctypes.data, *fine, is_positive))
 
 
 @compiled
@@ -222,7 +224,7 @@ def _write_points(job: Any, point: Any, count: Any, panel: Any, out: Any, place:
             store_some(logits, x * outputs + i, value, min(outputs - i, LANES))
 
 
-@compiled
+@merged
 def _begin_sums(job: Any, sums: Any) -> None:
     """Write the second layer's bias for all points of a grid row (panels, points, width)."""
     bias = array_at(job.second_bias, (job.out_panels, job.out_width), FLOATS)
@@ -232,7 +234,7 @@ def _begin_sums(job: Any, sums: Any) -> None:
                 store(sums[panel, x], i, load(bias[panel], i))
 
 
-@compiled
+@merged
 def _classify_panel(job: Any, y: Any, values: Any, sums: Any, panel: Any, room: Any) -> None:
     """Add to the logits of a grid row what a panel of its hidden units gives; without a second layer they are the logits."""
     cells, tile, low, high, shares = room
@@ -250,10 +252,10 @@ def _classify_panel(job: Any, y: Any, values: Any, sums: Any, panel: Any, room: 
             depth = min(width, job.channels - panel * width)
             ours, there = sums[out, start:].ctypes.data, hidden.ctypes.data + 4 * place
             second = job.second + 4 * (out * job.panels + panel) * width * out_width
-            add_rows(ours, out_width, stop - start, there, width, second, out_width, depth, out_width)
+            call(job.add_rows, (ours, out_width, stop - start, there, width, second, out_width, depth, out_width))
 
 
-@compiled
+@merged
 def _classify_rows(job: Any, part: Any) -> None:
     count, up, maps = array_at(job.widths, (job.maps,), NUMBERS).sum() * job.width, _up(job.columns), job.maps
     scratch = array_at(job.scratch + 4 * part * job.scratch_size, (job.scratch_size,), FLOATS)
@@ -284,7 +286,7 @@ def _up(columns: Any) -> Any:
     return (columns + TILE - 1) // TILE * TILE
 
 
-@kernel((*FIELDS, "second", "second_bias", "logits"))
+@kernel((*FIELDS, "second", "second_bias", "logits", "add_rows"))
 def _classify(address: Any) -> None:
     job, part = numba.carray(address, 1)[0], take_ticket(address)
     while part < job.parts:

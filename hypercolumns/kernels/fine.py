@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from hypercolumns.kernels.compiling import Compiled, callee
 from hypercolumns.kernels.lanes import LANES, add_product, load, load_some, spread, store, store_some
-from hypercolumns.kernels.numbers import BFLOATS, FLOATS, HALVES, NUMBERS, array_at, compiled
+from hypercolumns.kernels.numbers import FLOATS, LIKE, NUMBERS, array_at, call, compiled
 from hypercolumns.kernels.plans import Widening
 from hypercolumns.kernels.widening import check_pieces
 
@@ -19,8 +19,6 @@ __all__ = ["FineMaps", "read_fine"]
 
 _TOLD = 12
 """Numbers that `read_fine` is told of each map."""
-
-_KINDS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +47,8 @@ class FineMaps:
         for values, plan in zip(self.maps, self.plans, strict=True):
             if grid_hw != plan.grid_hw:
                 raise ValueError(f"expected maps for a grid of {grid_hw}, got a plan for {plan.grid_hw}")
-            if values.dtype not in _KINDS:
-                raise ValueError(f"expected maps of {', '.join(map(str, _KINDS))}, got {values.dtype}")
+            if values.dtype not in LIKE:
+                raise ValueError(f"expected maps of {', '.join(map(str, LIKE))}, got {values.dtype}")
             check_pieces(values.dtype, [values], plan.shapes(values.shape[2]))
 
     def table(self) -> np.ndarray:
@@ -60,7 +58,8 @@ class FineMaps:
             lower, upper, weights = plan.by_column
             arrays = (plan.rows.lower, plan.rows.upper, plan.rows.weights, lower, upper, weights)
             addresses = [array.ctypes.data for array in arrays]
-            rows.append([values.data_ptr(), _KINDS.index(values.dtype), *values.shape[1:], place, *addresses, plan.is_plain])
+            read = _READERS[values.dtype].address
+            rows.append([read, values.data_ptr(), *values.shape[1:], place, *addresses, plan.is_plain])
             place += values.shape[2]
         return np.array(rows, np.int64).reshape(len(rows), _TOLD)
 
@@ -77,36 +76,36 @@ def read_fine(out: Any, pitch: Any, columns: Any, y: Any, table: Any, count: Any
         table: Address of what `FineMaps.table` returns.
         count: How many maps there are.
     """
-    rows = array_at(table, (count, _TOLD), NUMBERS)
     for m in range(count):
-        kind = rows[m, 1]
-        if kind == 0:
-            _read_map(out, pitch, columns, y, rows[m], FLOATS)
-        elif kind == 1:
-            _read_map(out, pitch, columns, y, rows[m], BFLOATS)
+        told = table + 8 * _TOLD * m
+        call(array_at(told, (1,), NUMBERS)[0], (out.ctypes.data, pitch, columns, y, told))
+
+
+def _reading(like: np.ndarray) -> Compiled:
+    """Return what reads a map whose numbers are kept as those of an array."""
+
+    @callee
+    def read_map(there: int, pitch: int, columns: int, y: int, told_at: int) -> None:
+        told, out = array_at(told_at, (_TOLD,), NUMBERS), array_at(there, (columns * pitch,), FLOATS)
+        width, channels, place = told[2], told[3], told[4]
+        row_lower, row_upper = array_at(told[5], (y + 1,), NUMBERS)[y], array_at(told[6], (y + 1,), NUMBERS)[y]
+        size = width * channels
+        low = array_at(told[1] + row_lower * size * like.itemsize, (size,), like)
+        if told[11] and pitch == channels:
+            _copy(out, 0, low, 0, size)
+        elif told[11]:
+            for x in range(columns):
+                _copy(out, x * pitch + place, low, x * channels, channels)
         else:
-            _read_map(out, pitch, columns, y, rows[m], HALVES)
+            high = array_at(told[1] + row_upper * size * like.itemsize, (size,), like)
+            down = array_at(told[7], (y + 1,), FLOATS)[y]
+            lower, upper = array_at(told[8], (columns,), NUMBERS), array_at(told[9], (columns,), NUMBERS)
+            shares = array_at(told[10], (columns,), FLOATS)
+            for x in range(columns):
+                cells = lower[x] * channels, upper[x] * channels
+                _mix_point(out, x * pitch + place, low, high, cells, shares[x], down, channels)
 
-
-@compiled
-def _read_map(out: Any, pitch: Any, columns: Any, y: Any, told: Any, like: Any) -> None:
-    width, channels, place = told[2], told[3], told[4]
-    row_lower, row_upper = array_at(told[5], (y + 1,), NUMBERS)[y], array_at(told[6], (y + 1,), NUMBERS)[y]
-    size = width * channels
-    low = array_at(told[0] + row_lower * size * like.itemsize, (size,), like)
-    if told[11] and pitch == channels:
-        _copy(out, 0, low, 0, size)
-    elif told[11]:
-        for x in range(columns):
-            _copy(out, x * pitch + place, low, x * channels, channels)
-    else:
-        high = array_at(told[0] + row_upper * size * like.itemsize, (size,), like)
-        down = array_at(told[7], (y + 1,), FLOATS)[y]
-        lower, upper = array_at(told[8], (columns,), NUMBERS), array_at(told[9], (columns,), NUMBERS)
-        shares = array_at(told[10], (columns,), FLOATS)
-        for x in range(columns):
-            cells = lower[x] * channels, upper[x] * channels
-            _mix_point(out, x * pitch + place, low, high, cells, shares[x], down, channels)
+    return read_map
 
 
 @compiled
@@ -135,3 +134,6 @@ def _mix_point(out: Any, place: Any, low: Any, high: Any, cells: Any, share: Any
 @compiled
 def _some(array: Any, place: Any, count: Any) -> Any:
     return load(array, place) if count == LANES else load_some(array, place, count)
+
+
+_READERS = {kind: _reading(like) for kind, like in LIKE.items()}

@@ -21,7 +21,7 @@ from hypercolumns.kernels.classifying import FIELDS, ROWS, Image, find_hidden, h
 from hypercolumns.kernels.fine import read_fine
 from hypercolumns.kernels.lanes import LANES, add_product, keep_where_positive, load, load_some, spread, store
 from hypercolumns.kernels.layers import Layers
-from hypercolumns.kernels.numbers import FLOATS, NUMBERS, array_at, compiled, take_ticket
+from hypercolumns.kernels.numbers import FLOATS, NUMBERS, array_at, call, compiled, merged, take_ticket
 from hypercolumns.kernels.panels import CELL_FIELDS, give_row, mix_cells, spread_points
 from hypercolumns.kernels.plans import tables
 from hypercolumns.kernels.team import kernel
@@ -31,7 +31,7 @@ __all__ = ["Learned"]
 
 _GRADIENT = ("gradient", "gradient_y", "gradient_x", "gradient_k")
 _SUMS = ("first_sums", "bias_sums", "second_sums", "second_bias_sums")
-_FIELDS = (*FIELDS, *CELL_FIELDS, *_SUMS, *_GRADIENT, "given", "back", "cells", "places")
+_FIELDS = (*FIELDS, *CELL_FIELDS, *_SUMS, *_GRADIENT, "given", "back", "cells", "places", "write_rows", "add_outer")
 
 
 class Learned:
@@ -86,6 +86,8 @@ class Learned:
             back=0 if layers.back is None else layers.back.data_ptr(),
             cells=cells,
             places=borders.places.ctypes.data,
+            write_rows=write_rows.address,
+            add_outer=add_outer.address,
         )
         borders.add_up(image.responses)
         for values, unread in zip(image.responses, plan.unread, strict=True):
@@ -182,7 +184,7 @@ def _blocks_of(count: Any) -> Any:
     return (count + BLOCK - 1) // BLOCK * BLOCK
 
 
-@compiled
+@merged
 def _learn_panel(job: Any, y: Any, panel: Any, values: Any, given: Any, sums: Any, totals: Any, room: Any) -> None:
     """Add up what a panel of a grid row's hidden units contributes to the weights, and gives to the cells that the row reads.
 
@@ -215,13 +217,14 @@ def _learn_panel(job: Any, y: Any, panel: Any, values: Any, given: Any, sums: An
             if not job.hidden:
                 find_hidden(job, panel, start, stop, cells, values, hidden, 0)
             from_logits, back = given.ctypes.data + 4 * start * job.given, job.back + 4 * panel * job.classes * width
-            add_outer(second, width, second_rows, from_logits, job.given, units.ctypes.data, width, count, width)
-            write_rows(ours.ctypes.data, width, count, from_logits, job.given, back, width, job.classes, width)
+            rows, logits = units.ctypes.data, (from_logits, job.given)
+            call(job.add_outer, (second, width, second_rows, *logits, rows, width, count, width))
+            call(job.write_rows, (ours.ctypes.data, width, count, *logits, back, width, job.classes, width))
             gradient, place, step = ours, 0, width
         _mask_and_sum(gradient, place, step, units, bias, width, job.classes > 0)
         if job.depth:
             inputs, points = values.ctypes.data + 4 * start * job.pitch, gradient.ctypes.data + 4 * place
-            add_outer(first, width, job.pitch, inputs, job.pitch, points, step, count, width)
+            call(job.add_outer, (first, width, job.pitch, inputs, job.pitch, points, step, count, width))
         spread_points(sums, gradient, place, step, start, (lower[start:stop], upper[start:stop]), _readers(job), width)
 
 
@@ -232,7 +235,7 @@ def _readers(job: Any) -> Any:
     return first, last, array_at(job.cell_place, (job.cells,), NUMBERS), weights
 
 
-@compiled
+@merged
 def _give_panel(job: Any, part: Any, first: Any, rows: Any, panel: Any, sums: Any, window: Any) -> None:
     """Add up the gradient of the maps' rows that some grid rows read; those that no later one reads are written to their place.
 
@@ -283,7 +286,7 @@ def _place(job: Any, part: Any, m: Any, row: Any, cells: Any) -> Any:
     return ours + (row - low if row < first else first - low + row - last - 1) * size
 
 
-@compiled
+@merged
 def _learn_rows(job: Any, part: Any) -> None:
     width, maps, panels, up = job.width, job.maps, job.panels, (job.columns + TILE - 1) // TILE * TILE
     size, tile = job.cells * width, TILE * width

@@ -15,7 +15,20 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-__all__ = ["BFLOATS", "DOUBLES", "FLOATS", "HALVES", "LIKE", "NUMBERS", "OCTETS", "array_at", "compiled", "take_ticket"]
+__all__ = [
+    "BFLOATS",
+    "DOUBLES",
+    "FLOATS",
+    "HALVES",
+    "LIKE",
+    "NUMBERS",
+    "OCTETS",
+    "array_at",
+    "call",
+    "compiled",
+    "merged",
+    "take_ticket",
+]
 
 FLOATS, BFLOATS, HALVES, OCTETS = (np.empty(0, kind) for kind in (np.float32, np.uint16, np.int16, np.uint8))
 """Arrays that others are like (see `array_at`), of each type that numbers are kept in."""
@@ -28,6 +41,10 @@ DOUBLES, NUMBERS = np.empty(0, np.float64), np.empty(0, np.int64)
 
 compiled = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 """Compile a part of a kernel. Products and sums may be fused; nothing else is reordered, and what is not a number stays so."""
+
+
+merged = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"}, inline="always")
+"""The same for parts of some size that are used once: they are not compiled by themselves first, which takes as long again."""
 
 
 def array_at(address: int, shape: tuple[int, ...], like: Any) -> Any:
@@ -46,6 +63,20 @@ def _pointer(context: Any, address: Any, like: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(like.dtype)(types.int64, like), generate
+
+
+@intrinsic
+def call(context: Any, address: Any, numbers: Any) -> Any:
+    """Call the C function at an address (`hypercolumns.kernels.compiling.callee`) with so many whole numbers."""
+    count = len(numbers)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values = [builder.extract_value(arguments[1], place) for place in range(count)]
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * count)
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), values)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.UniTuple(types.int64, count)), generate
 
 
 @intrinsic

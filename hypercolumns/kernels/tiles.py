@@ -22,7 +22,9 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from hypercolumns.kernels.compiling import callee
 from hypercolumns.kernels.lanes import FLOAT_LANES, LANES, declared, splat
+from hypercolumns.kernels.numbers import NUMBERS, array_at
 
 __all__ = ["BLOCK", "PANEL", "TILE", "add_outer", "add_rows", "group_of", "packed", "panel_width", "sum_rows", "write_rows"]
 
@@ -236,9 +238,9 @@ _ANY = np.float32(-np.inf)
 """What no sum is raised to."""
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@callee
 def add_rows(c: int, c_row: int, rows: int, a: int, a_row: int, b: int, b_step: int, depth: int, width: int) -> None:
-    """Add to rows of a panel their product, c += a · b; in kernels alone.
+    """Add to rows of a panel their product, c += a · b.
 
     Args:
         c: Address of the sums. Rows up to the next multiple of `group_of` are written too, with what is worth nothing.
@@ -262,30 +264,44 @@ def add_rows(c: int, c_row: int, rows: int, a: int, a_row: int, b: int, b_step: 
             _twelve_by_one(there, c_row, left, a_row, 1, b, b_step, depth, _ANY)
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@callee
 def sum_rows(
-    c: int, rows: int, bias: int, taps: Any, cells: int, a: int, a_row: int, b: int, depth: int, width: int, floor: np.float32
+    c: int,
+    rows: int,
+    bias: int,
+    begins: int,
+    index: int,
+    shares: int,
+    cells: int,
+    a: int,
+    a_row: int,
+    b: int,
+    depth: int,
+    width: int,
+    is_positive: int,
 ) -> None:
-    """Write for some points the sum of a bias, of cells of maps, and of a product, raised to a floor; in kernels alone.
+    """Write for some points the sum of a bias, of cells of maps, and of a product, or zero where that is less.
 
     Args:
         c: Address of the sums, `width` numbers a point. Points up to the next multiple of `group_of` are written too.
         rows: How many points.
         bias: Address of the panel's.
-        taps: Which cells each group of points reads (`group_of` of them): where those of a group begin in what follows, for
-            the first group and all later; addresses of the cells, and of the weights that each point reads each with.
-        cells: Address of the cells' numbers, `width` each.
+        begins: Address of where the cells that each group of points reads (`group_of` of them) begin in what follows, for the
+            first group and all later.
+        index: Address of the cells' numbers.
+        shares: Address of the weights that each point of the group reads each cell with.
+        cells: Address of the cells, `width` numbers each.
         a: Address of the points' values.
         a_row: Numbers from one point to the next.
         b: Address of the panel's weights, `depth` rows of them.
         depth: Values of a point.
         width: Of the panel: 16, 32 or 64.
-        floor: 0 for a ReLU, minus infinity for none.
+        is_positive: 1 for a ReLU, 0 for none.
     """
-    begins, index, shares = taps
-    group = group_of(width)
+    group, floor = group_of(width), np.float32(0) if is_positive else _ANY
+    places = array_at(begins, ((rows + group - 1) // group + 1,), NUMBERS)
     for row in range(0, rows, group):
-        first, count = begins[row // group], begins[row // group + 1] - begins[row // group]
+        first, count = places[row // group], places[row // group + 1] - places[row // group]
         there, left, which, weights = c + 4 * row * width, a + 4 * row * a_row, index + 8 * first, shares + 4 * first * group
         if width == 4 * LANES:
             _sum_six_by_four(there, bias, which, weights, count, cells, left, a_row, b, depth, floor)
@@ -295,9 +311,9 @@ def sum_rows(
             _sum_twelve_by_one(there, bias, which, weights, count, cells, left, a_row, b, depth, floor)
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@callee
 def write_rows(c: int, c_row: int, rows: int, a: int, a_row: int, b: int, b_step: int, depth: int, width: int) -> None:
-    """Write a product, c = a · b, as `add_rows` adds it; in kernels alone."""
+    """Write a product, c = a · b, as `add_rows` adds it."""
     group = group_of(width)
     for row in range(0, rows, group):
         there, left = c + 4 * row * c_row, a + 4 * row * a_row
@@ -309,9 +325,9 @@ def write_rows(c: int, c_row: int, rows: int, a: int, a_row: int, b: int, b_step
             _new_twelve_by_one(there, c_row, left, a_row, 1, b, b_step, depth, _ANY)
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@callee
 def add_outer(c: int, c_row: int, rows: int, a: int, a_step: int, b: int, b_step: int, depth: int, width: int) -> None:
-    """Add to rows of a panel the outer products of some points: c += aᵀ · b; in kernels alone.
+    """Add to rows of a panel the outer products of some points: c += aᵀ · b.
 
     Args:
         c: Address of the sums.

@@ -19,7 +19,7 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 import torch
 from hypercolumns.geometry import axis_map
-from hypercolumns.kernels import team
+from hypercolumns.kernels import compiling, team
 from hypercolumns.kernels.plans import Widening, plan_taps
 from hypercolumns.kernels.widening import add_widened
 assert team.__file__.startswith(sys.argv[1]), team.__file__
@@ -27,7 +27,7 @@ taps = plan_taps([axis_map(4, 2, alignment="resize")], 4, 1)
 out = torch.empty(4, 4, 3)
 start = time.perf_counter()
 add_widened(out, [torch.ones(2, 2, 3)], Widening(taps, taps), 0, torch.ones(3))
-print(float(out.sum()), team._can_keep(), time.perf_counter() - start)
+print(float(out.sum()), compiling._can_keep(), time.perf_counter() - start)
 """
 
 
@@ -69,6 +69,21 @@ def test_a_kernel_is_compiled_once_and_again_when_any_source_of_the_kernels_chan
     lanes.write_text(lanes.read_text() + "\n# Changed.\n")
     run(package)
     assert len(kept_in(package)) == 2, "Numba alone would have looked at the kernel's own file only"
+
+
+def test_functions_that_kernels_call_by_their_address_are_kept_too(package):
+    program = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from hypercolumns.kernels import compiling, fine, tiles
+print(12 * 8 if tiles.add_rows.address and fine._READERS[torch.float16].address else 0, compiling._can_keep(), 0)
+"""
+    assert run(package, program=program)
+    first = {path: path.stat().st_mtime_ns for path in package.rglob("*.nbc")}
+    assert {path.name.split("-")[0] for path in first} == {"tiles.add_rows", "fine._reading.locals.read_map"}
+    assert run(package, program=program)
+    assert {path: path.stat().st_mtime_ns for path in package.rglob("*.nbc")} == first
 
 
 def test_kernels_are_kept_where_numba_is_told_to(package, tmp_path):

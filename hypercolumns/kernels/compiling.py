@@ -51,7 +51,7 @@ class Compiled:
             except (OSError, EOFError, pickle.UnpicklingError) as error:
                 # A full disk, or a file that a crash cut short: what is kept is a convenience.
                 what = f"compiled kernels cannot be kept or found there ({error!r}), and each process compiles its own"
-                warnings.warn(f"{_cache_folder()}: {what}. Remedy: free some space, and delete this folder", stacklevel=5)
+                warnings.warn(f"{_cache_folder()}: {what}. Remedy: free some space, and delete this folder", stacklevel=4)
             finally:
                 numba.config.CACHE_DIR = before
         return self._compiled(keep=False)

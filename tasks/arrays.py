@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hypercolumns.kernels.dequantising import scale_bytes
+
 __all__ = ["as_array", "as_tensor", "cast_numbers", "dequantise"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-_BLOCK_NUMBERS = 1 << 18
-"""Numbers that are converted at a time: they are still in the cache when they are scaled."""
 
 
 def as_array(values: Tensor) -> Array:
@@ -51,14 +50,5 @@ def dequantise(stored: Array, scale_offset: Array) -> Tensor:
     Returns:
         Maps (B, h, w, C) in float32: byte times scale plus offset.
     """
-    out = torch.empty(stored.shape, dtype=torch.float32)
-    # Torch takes no read-only memory.
-    values = torch.from_numpy(stored if stored.flags.writeable else stored.copy())
-    channels = stored.shape[-1]
-    cells = max(1, _BLOCK_NUMBERS // channels)
-    for number, (scale, offset) in enumerate(zip(*torch.from_numpy(scale_offset).flatten(1, 3), strict=True)):
-        source, target = values[number].reshape(-1, channels), out[number].view(-1, channels)
-        for start in range(0, len(source), cells):
-            block = target[start : start + cells].copy_(source[start : start + cells])
-            torch.addcmul(offset, block, scale, out=block)
-    return out
+    scale, offset = np.ascontiguousarray(scale_offset.reshape(2, len(stored), stored.shape[-1]))
+    return scale_bytes(stored, scale, offset)

@@ -51,19 +51,35 @@ def sum_cells(values: NDArray[Any], shift: NDArray[np.float32]) -> tuple[NDArray
 
 
 @compiled
-def _add_cell(scratch: Any, values: Any, place: Any, shift: Any) -> None:
-    channels, minus = len(shift), spread(np.float32(-1))
-    one, whole = spread(np.float32(1)), LANES * (channels // LANES)
-    for i in range(0, whole, LANES):
-        value = add_product(load(values, place + i), load(shift, i), minus)
-        store(scratch, i, add_product(load(scratch, i), value, one))
-        store(scratch, channels + i, add_product(load(scratch, channels + i), value, value))
-    rest = channels - whole
-    if rest:
-        value = add_product(load_some(values, place + whole, rest), load_some(shift, whole, rest), minus)
-        store_some(scratch, whole, add_product(load_some(scratch, whole, rest), value, one), rest)
-        behind = channels + whole
-        store_some(scratch, behind, add_product(load_some(scratch, behind, rest), value, value), rest)
+def _sum_lanes(job: Any, values: Any, shift: Any, first: Any, stop: Any, c: Any) -> None:
+    """Add up twice sixteen channels of some cells, from a channel on, without writing in between."""
+    channels, one, minus = job.channels, spread(np.float32(1)), spread(np.float32(-1))
+    left, right = load(shift, c), load(shift, c + LANES)
+    left_total, right_total = spread(np.float32(0)), spread(np.float32(0))
+    left_squares, right_squares = spread(np.float32(0)), spread(np.float32(0))
+    for place in range(first * channels + c, stop * channels + c, channels):
+        value = add_product(load(values, place), left, minus)
+        left_total, left_squares = add_product(left_total, value, one), add_product(left_squares, value, value)
+        value = add_product(load(values, place + LANES), right, minus)
+        right_total, right_squares = add_product(right_total, value, one), add_product(right_squares, value, value)
+    scratch = array_at(job.scratch, (2 * channels,), FLOATS)
+    store(scratch, c, left_total)
+    store(scratch, c + LANES, right_total)
+    store(scratch, channels + c, left_squares)
+    store(scratch, channels + c + LANES, right_squares)
+
+
+@compiled
+def _sum_some(job: Any, values: Any, shift: Any, first: Any, stop: Any, c: Any, count: Any) -> None:
+    """Add up at most sixteen channels of some cells."""
+    channels, one, minus = job.channels, spread(np.float32(1)), spread(np.float32(-1))
+    less, total, squares = load_some(shift, c, count), spread(np.float32(0)), spread(np.float32(0))
+    for cell in range(first, stop):
+        value = add_product(load_some(values, cell * channels + c, count), less, minus)
+        total, squares = add_product(total, value, one), add_product(squares, value, value)
+    scratch = array_at(job.scratch, (2 * channels,), FLOATS)
+    store_some(scratch, c, total, count)
+    store_some(scratch, channels + c, squares, count)
 
 
 @compiled
@@ -72,10 +88,13 @@ def _sum(job: Any, like: Any) -> None:
     values, shift = array_at(job.values, (cells * channels,), like), array_at(job.shift, (channels,), FLOATS)
     total, squares = array_at(job.total, (channels,), DOUBLES), array_at(job.squares, (channels,), DOUBLES)
     scratch = array_at(job.scratch, (2 * channels,), FLOATS)
+    whole = 2 * LANES * (channels // (2 * LANES))
     for first in range(0, cells, _AT_ONCE):
-        scratch[:] = 0
-        for cell in range(first, min(first + _AT_ONCE, cells)):
-            _add_cell(scratch, values, cell * channels, shift)
+        stop = min(first + _AT_ONCE, cells)
+        for c in range(0, whole, 2 * LANES):
+            _sum_lanes(job, values, shift, first, stop, c)
+        for c in range(whole, channels, LANES):
+            _sum_some(job, values, shift, first, stop, c, min(LANES, channels - c))
         for c in range(channels):
             total[c] += scratch[c]
             squares[c] += scratch[channels + c]

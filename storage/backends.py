@@ -78,7 +78,15 @@ class Backend(Protocol):
         ...
 
     def write_shard(
-        self, path: Path, owner: str, slot_count: int, pool: BlockPool, confirm: Callable[[bool], None], *, compressed: bool
+        self,
+        path: Path,
+        owner: str,
+        slot_count: int,
+        pool: BlockPool,
+        confirm: Callable[[bool], None],
+        *,
+        compressed: bool,
+        expected: int,
     ) -> ShardFileWriter:
         """Begin a shard.
 
@@ -89,6 +97,7 @@ class Backend(Protocol):
             pool: whose buffers and threads are used.
             confirm: renews the lease; told whether something that lies there is going to be overwritten.
             compressed: compress each row with zstd.
+            expected: bytes that it will have, if it is not compressed.
 
         Raises:
             LeaseLostError: by `confirm`: another writer took the shard over.
@@ -138,10 +147,18 @@ class LocalBackend:
         return LeaseBook(layout.leases, now)
 
     def write_shard(
-        self, path: Path, owner: str, slot_count: int, pool: BlockPool, confirm: Callable[[bool], None], *, compressed: bool
+        self,
+        path: Path,
+        owner: str,
+        slot_count: int,
+        pool: BlockPool,
+        confirm: Callable[[bool], None],
+        *,
+        compressed: bool,
+        expected: int,
     ) -> ShardFileWriter:
         """See `Backend.write_shard`."""
-        return ShardFileWriter(partial_path(path, owner), slot_count, pool, compressed=compressed)
+        return ShardFileWriter(partial_path(path, owner), slot_count, pool, compressed=compressed, expected=expected)
 
     def read_shard(self, spec: ShardSpec, *, keep_cached: bool) -> ShardRows:
         """See `Backend.read_shard`."""

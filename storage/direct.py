@@ -83,14 +83,18 @@ class BlockWriter:
     Args:
         path: must not exist.
         pool: whose buffers are filled, and whose threads write.
+        expected: how many bytes are going to be given, where that is known. They get their place on the disk at once: file
+            systems let a file grow by one transfer at a time, and take several that stay inside it.
 
     Raises:
         FileExistsError: it does.
     """
 
-    def __init__(self, path: Path, pool: BlockPool) -> None:
+    def __init__(self, path: Path, pool: BlockPool, expected: int | None = None) -> None:
         self._pool = pool
         self._descriptor = _open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        if expected is not None and expected > _BUFFER_BYTES:
+            _allocate(self._descriptor, expected)
         self._buffer: memoryview | None = None
         self._filled = 0
         self._flushed = 0
@@ -134,6 +138,8 @@ class BlockWriter:
             self._write_at(self._buffer, 0, whole, self._flushed)
             _clear_direct(self._descriptor)
             self._write_at(self._buffer, whole, self._filled, self._flushed + whole)
+        if os.fstat(self._descriptor).st_size != self.size:
+            os.ftruncate(self._descriptor, self.size)
         os.fdatasync(self._descriptor)
 
     def close(self) -> None:
@@ -217,7 +223,7 @@ class BlockReader:
 
 def is_cached(mapped: mmap.mmap) -> bool:
     """Tell whether the page cache holds all of a mapped file."""
-    mincore = _mincore()
+    mincore = _c_function("mincore")
     if mincore is None:
         return False
     pages = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
@@ -227,13 +233,27 @@ def is_cached(mapped: mmap.mmap) -> bool:
     return bool((np.frombuffer(bytes(pages), np.uint8) & 1).all())
 
 
+def _allocate(descriptor: int, size: int) -> None:
+    """Give a file its place on the disk, where the system can. What cannot be had, the transfers will say, or need not.
+
+    `os.posix_fallocate` would write zeros where the file system cannot. Of the two functions, the plain one takes lengths of
+    32 bits on some machines.
+    """
+    fallocate = _c_function("fallocate64", "fallocate")
+    length = ctypes.c_int64(size)
+    while fallocate is not None and fallocate(descriptor, 0, ctypes.c_int64(0), length) != 0:
+        if ctypes.get_errno() != errno.EINTR:
+            return
+
+
 @cache
-def _mincore() -> Callable[..., int] | None:
-    """Return the C library's function of this name, where it has one."""
+def _c_function(*names: str) -> Callable[..., int] | None:
+    """Return the C library's function of the first of these names that it has, if any."""
     try:
-        return ctypes.CDLL(None, use_errno=True).mincore
-    except (AttributeError, OSError):
+        library = ctypes.CDLL(None, use_errno=True)
+    except OSError:
         return None
+    return next((getattr(library, name) for name in names if hasattr(library, name)), None)
 
 
 def _new_buffer() -> memoryview:

@@ -77,7 +77,15 @@ class ObjectBackend:
         return ObjectLeaseBook(self._client, self._objects.key(layout.leases), log, last_number, now)
 
     def write_shard(
-        self, path: Path, owner: str, slot_count: int, pool: BlockPool, confirm: Callable[[bool], None], *, compressed: bool
+        self,
+        path: Path,
+        owner: str,
+        slot_count: int,
+        pool: BlockPool,
+        confirm: Callable[[bool], None],
+        *,
+        compressed: bool,
+        expected: int,
     ) -> ShardFileWriter:
         """See `Backend.write_shard`."""
         return ObjectShardWriter(
@@ -89,6 +97,7 @@ class ObjectBackend:
             slot_count,
             pool,
             compressed=compressed,
+            expected=expected,
         )
 
     def read_shard(self, spec: ShardSpec, *, keep_cached: bool) -> ShardRows:

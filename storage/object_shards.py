@@ -51,6 +51,7 @@ class ObjectShardWriter(ShardFileWriter):
         slot_count: how many rows the shard could hold.
         pool: whose buffers and threads bring it to the local disk.
         compressed: compress each row with zstd.
+        expected: bytes of the whole file, if it is not compressed.
     """
 
     def __init__(
@@ -64,8 +65,9 @@ class ObjectShardWriter(ShardFileWriter):
         pool: BlockPool,
         *,
         compressed: bool,
+        expected: int,
     ) -> None:
-        super().__init__(partial, slot_count, pool, compressed=compressed)
+        super().__init__(partial, slot_count, pool, compressed=compressed, expected=expected)
         self._key, self._client, self._cache, self._confirm = key, client, cache, confirm
         self._name = ""
 

@@ -18,6 +18,7 @@ from storage.index_lines import LayerEntry
 from storage.leases import Lease
 from storage.packing import Batch, Row
 from storage.publish import ensure_folder, partial_path
+from storage.shapes import shard_bytes
 from storage.shards import ShardFile, ShardFileWriter, index_bytes
 from storage.zarr_metadata import roles, row_shape
 
@@ -110,6 +111,9 @@ class _Rewriting:
                     self._slot_count,
                     self._core.blocks,
                     compressed=self._core.compressed,
+                    expected=shard_bytes(
+                        self._core.state.shapes[layer], self._core.dtype, role, len(self._batch.rows), self._slot_count
+                    ),
                 )
                 self._files[layer, role] = file
                 for slot, (row, source) in enumerate(self._sources(layer, role)):

@@ -8,10 +8,10 @@ import numpy as np
 
 from storage.encoding import DTYPES, stored_dtype
 from storage.errors import FormatError, LayerMismatchError
-from storage.shards import CHECKSUM_BYTES
-from storage.zarr_metadata import ROW_KEY_BYTES
+from storage.shards import CHECKSUM_BYTES, index_bytes
+from storage.zarr_metadata import ROW_KEY_BYTES, row_shape
 
-__all__ = ["Shape", "check_choices", "check_row_keys", "checked_shape", "decided_shard_images", "row_bytes"]
+__all__ = ["Shape", "check_choices", "check_row_keys", "checked_shape", "decided_shard_images", "row_bytes", "shard_bytes"]
 
 Shape = tuple[int, int, int]
 """(h, w, C) of one image's map."""
@@ -64,6 +64,20 @@ def row_bytes(shape: Shape, dtype: str) -> int:
     """Return the bytes one image takes in a layer, uncompressed: its map and its quantiser, each with its checksum."""
     maps = int(np.prod(shape)) * stored_dtype(dtype).itemsize + CHECKSUM_BYTES
     return maps if dtype != "uint8" else maps + 2 * 4 * shape[2] + CHECKSUM_BYTES
+
+
+def shard_bytes(shape: Shape, dtype: str, role: str, rows: int, slot_count: int) -> int:
+    """Return the bytes of one file of an uncompressed shard.
+
+    Args:
+        shape: (h, w, C) of the layer.
+        dtype: the store's type.
+        role: what the file holds.
+        rows: how many are written.
+        slot_count: how many there could be.
+    """
+    row = int(np.prod(row_shape(shape, role))) * stored_dtype(dtype if role == "maps" else "float32").itemsize
+    return rows * (row + CHECKSUM_BYTES) + index_bytes(slot_count)
 
 
 def decided_shard_images(shapes: Iterable[Shape], dtype: str, *, small: bool = False) -> int:

@@ -39,15 +39,18 @@ class ShardFileWriter:
         slot_count: how many rows the shard could hold.
         pool: whose buffers and threads bring it to the disk.
         compressed: compress each row with zstd.
+        expected: bytes of the whole file, where they are known before (`storage.shapes.shard_bytes`).
     """
 
-    def __init__(self, partial: Path, slot_count: int, pool: BlockPool, *, compressed: bool) -> None:
+    def __init__(
+        self, partial: Path, slot_count: int, pool: BlockPool, *, compressed: bool, expected: int | None = None
+    ) -> None:
         self.partial = partial
         self._index = np.full((slot_count, 2), _EMPTY, dtype="<u8")
         self._compressed = compressed
         self._rows_crc32c: list[int] = []
         with explained_disk_errors(partial):
-            self._file = BlockWriter(partial, pool)
+            self._file = BlockWriter(partial, pool, None if compressed else expected)
 
     def append(self, slot: int, row: Array) -> None:
         """Write the next row as it is, contiguous. Slots rise."""

@@ -19,7 +19,7 @@ from storage.encoding import Cast, cast_numbers, encode, quantise, stored_dtype
 from storage.errors import DiskSpaceError, LayerMismatchError, LeaseLostError, NonFiniteError
 from storage.leases import Lease
 from storage.publish import ensure_folder
-from storage.shapes import row_bytes
+from storage.shapes import row_bytes, shard_bytes
 from storage.shards import ShardFileWriter, index_bytes
 from storage.zarr_metadata import roles, row_shape
 
@@ -172,7 +172,13 @@ class ShardWriter:
                 path = self._core.layout.shard(layer, self.shard, role)
                 ensure_folder(path.parent)
                 self._files[layer, role] = self._core.backend.write_shard(
-                    path, self._lease.name, slot_count, self._core.blocks, self._confirm, compressed=self._core.compressed
+                    path,
+                    self._lease.name,
+                    slot_count,
+                    self._core.blocks,
+                    self._confirm,
+                    compressed=self._core.compressed,
+                    expected=shard_bytes(self._shapes[layer], self._core.dtype, role, len(self.row_keys), slot_count),
                 )
 
     def _check_space(self) -> None:

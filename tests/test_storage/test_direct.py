@@ -1,8 +1,10 @@
 """Transfers past the page cache: any sizes at any offsets give the file's bytes, whatever the file system takes."""
 
+import ctypes
 import errno
 import fcntl
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -26,8 +28,8 @@ def noise(count, seed=0):
     return np.random.default_rng(seed).bytes(count)
 
 
-def write(path, pieces):
-    writer = BlockWriter(path, BlockPool(spare=3))
+def write(path, pieces, expected=None):
+    writer = BlockWriter(path, BlockPool(spare=3), expected)
     try:
         for piece in pieces:
             writer.write(memoryview(piece))
@@ -65,6 +67,38 @@ def test_pieces_of_any_size_become_one_file(tmp_path_factory, sizes):
     pieces = [noise(size, seed) for seed, size in enumerate(sizes)]
     assert write(path, pieces) == sum(sizes)
     assert path.read_bytes() == b"".join(pieces)
+
+
+@pytest.mark.parametrize("off", [-SMALL_BUFFER, -1, 0, 1, 10 * SMALL_BUFFER])
+def test_what_was_expected_has_its_place_at_once_and_the_file_is_as_long_as_what_came(tmp_path, off):
+    data = noise(5 * SMALL_BUFFER + 33)
+    writer = BlockWriter(tmp_path / "file", BlockPool(), len(data) + off)
+    try:
+        status = (tmp_path / "file").stat()
+        if sys.platform == "linux":
+            assert status.st_size == len(data) + off <= status.st_blocks * 512
+        writer.write(memoryview(data))
+        writer.finish()
+    finally:
+        writer.close()
+    assert (tmp_path / "file").read_bytes() == data
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSPC])
+def test_a_file_that_can_have_no_place_before_is_written_all_the_same(tmp_path, monkeypatch, number):
+    asked = []
+
+    def refusing(*arguments):
+        asked.append(arguments)
+        # The C library's function would be interrupted first, and then refuse.
+        ctypes.set_errno(errno.EINTR if len(asked) == 1 else number)
+        return -1
+
+    monkeypatch.setattr(direct, "_c_function", lambda *names: refusing)
+    data = noise(3 * SMALL_BUFFER + 5)
+    write(tmp_path / "file", [data], len(data))
+    assert (tmp_path / "file").read_bytes() == data
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("offset", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 5 * BLOCK_BYTES + 17])

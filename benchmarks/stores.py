@@ -27,9 +27,10 @@ from benchmarks.measuring import (
 )
 from hypercolumns.read_ahead import read_ahead
 from storage.direct import BLOCK_BYTES, is_cached
-from storage.features import FeatureStore, ShardWriter
+from storage.features import Busy, FeatureStore
 from storage.reading import MapReader
 from storage.shards import CHECKSUM_BYTES
+from tasks.shard_writing import ShardWriting
 from tasks.statistics import channel_statistics
 from tasks.stores import read_tensor
 
@@ -46,15 +47,21 @@ _LARGE = 1 << 20
 def filled(
     folder: Path, layers: dict[str, tuple[int, int, int]] = LAYERS, images: int = IMAGES, dtype: str = "float16"
 ) -> FeatureStore:
-    """Write a store of random maps; the same few over and over, since nobody looks at them."""
+    """Write a store of random maps as extraction does; the same few over and over, since nobody looks at them."""
     store = FeatureStore.create_or_open(folder, {"made": "for a benchmark"}, dtype=dtype)
     store.declare_layers(layers)
     maps = {name: _batch(shape) for name, shape in layers.items()}
-    while isinstance(writer := store.claim(keys_of(images), list(layers)), ShardWriter):
-        with writer:
-            for first in range(0, len(writer.row_keys), _BATCH):
-                count = min(_BATCH, len(writer.row_keys) - first)
-                writer.write(first, {name: values[:count] for name, values in maps.items()})
+    with ShardWriting() as writing:
+        while (claim := store.claim(keys_of(images), list(layers))) is not None:
+            if isinstance(claim, Busy):
+                # Ours, which are being committed.
+                writing.settle()
+                continue
+            writing.open(claim)
+            for first in range(0, len(claim.row_keys), _BATCH):
+                count = min(_BATCH, len(claim.row_keys) - first)
+                writing.put(claim.write, first, {name: values[:count] for name, values in maps.items()})
+            writing.commit(claim)
     return store
 
 

@@ -6,14 +6,10 @@ Any number of processes may run this on one store at once: each claims shards, a
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from hypercolumns.backbones import Backbone
@@ -23,14 +19,13 @@ from storage.features import Busy, FeatureStore, ShardWriter
 from tasks.arrays import as_array, cast_numbers
 from tasks.jobs import CacheCount, Extracted, Job, Prepared
 from tasks.manifests import load_manifest
+from tasks.shard_writing import ShardWriting
 from tasks.stores import canvas_loader, experiment_backbone, experiment_store
 from tasks.work import Work, wanted_work
 
 __all__ = ["Extraction", "extract_features", "fill_store", "open_extraction"]
 
 _LONGEST_WAIT_SECONDS = 2.0
-_WRITES_AHEAD = 1
-_COMMITS_AHEAD = 0
 
 
 def extract_features(job: Job, prepared: Prepared) -> Extracted:
@@ -112,7 +107,7 @@ def fill_store(
     """
     names = [layer.name for layer in backbone.layers]
     shards = _Shards(store, work, names, batch_images)
-    with _Writing() as writing:
+    with ShardWriting() as writing:
         while (claim := store.claim(work.keys, names)) is not None:
             if isinstance(claim, Busy):
                 time.sleep(min(_LONGEST_WAIT_SECONDS, max(0.05, claim.seconds_left / 10)))
@@ -132,7 +127,7 @@ class _Shards:
         self._places: list[tuple[ShardWriter, int]] = []
         self.computed = 0
 
-    def batches(self, claim: ShardWriter | Busy | None, writing: _Writing) -> Iterator[Batch]:
+    def batches(self, claim: ShardWriter | Busy | None, writing: ShardWriting) -> Iterator[Batch]:
         """Cut a claimed shard and those that can be claimed after it into batches."""
         self._places.clear()
         while isinstance(claim, ShardWriter):
@@ -143,7 +138,7 @@ class _Shards:
                 yield Batch([self._work.items[key] for key in keys], claim.layers)
             claim = self._store.claim(self._work.keys, self._layers)
 
-    def write(self, part: Part, writing: _Writing) -> int:
+    def write(self, part: Part, writing: ShardWriting) -> int:
         """Hand maps over to their shard's writer, and the shard on to be committed when these were its last.
 
         Returns:
@@ -157,72 +152,3 @@ class _Shards:
         if first + part.first + count == len(claim.row_keys):
             writing.commit(claim)
         return count
-
-
-class _Writing:
-    """One thread that writes in order, a bounded number of batches behind the backbone, and one that commits beside it.
-
-    However the block is left, shards that were opened and not committed are given up: nobody has to wait for their leases.
-    """
-
-    def __init__(self) -> None:
-        self._writer = ThreadPoolExecutor(1, "shard-writer", initializer=torch.set_num_threads, initargs=(1,))
-        self._committer = ThreadPoolExecutor(1, "shard-committer")
-        self._writes: deque[Future[object]] = deque()
-        self._commits: deque[Future[object]] = deque()
-        self._opened: list[ShardWriter] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                self.settle()
-        finally:
-            self._drain()
-            self._writer.shutdown()
-            self._committer.shutdown()
-            for claim in self._opened:
-                claim.abandon()
-
-    def open(self, claim: ShardWriter) -> None:
-        """Begin a claimed shard."""
-        self._opened.append(claim)
-        self.put(claim.__enter__)
-
-    def commit(self, claim: ShardWriter) -> None:
-        """Have a shard committed as soon as it is written. Its disk works on while the next shard is being written."""
-        written = self._writes[-1]
-
-        def finish() -> None:
-            written.result()
-            claim.__exit__(None, None, None)
-            self._opened.remove(claim)
-
-        self._settle(self._commits, _COMMITS_AHEAD)
-        self._commits.append(self._committer.submit(finish))
-
-    def put(self, write: Callable[..., object], *arguments: Any) -> None:
-        """Queue a write; waits while the queue is full, and raises what an earlier write raised."""
-        self._settle(self._writes, _WRITES_AHEAD)
-        for claim in self._opened:
-            claim.keep()
-        self._writes.append(self._writer.submit(write, *arguments))
-
-    def settle(self) -> None:
-        """Wait for all that is queued, raising what it raises."""
-        self._settle(self._writes, 0)
-        self._settle(self._commits, 0)
-
-    def _settle(self, queue: deque[Future[object]], most: int) -> None:
-        while len(queue) > most:
-            queue.popleft().result()
-
-    def _drain(self) -> None:
-        """Drop what has not started and wait for what has."""
-        for future in (*self._writes, *self._commits):
-            future.cancel()
-        for future in (*self._writes, *self._commits):
-            if not future.cancelled():
-                future.exception()

@@ -30,6 +30,7 @@ BLOCK_BYTES = 4096
 
 _BUFFER_BYTES = 1 << 21
 _DIRECT = getattr(os, "O_DIRECT", 0)
+_PAGES_ASKED = 1024
 _scratch = threading.local()
 _REFUSED = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 """How a file system says that it does not take this flag."""
@@ -226,11 +227,16 @@ def is_cached(mapped: mmap.mmap) -> bool:
     mincore = _c_function("mincore")
     if mincore is None:
         return False
-    pages = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
-    address = np.frombuffer(mapped, np.uint8).ctypes.data
-    if mincore(ctypes.c_void_p(address), ctypes.c_size_t(len(mapped)), pages) != 0:
-        return False
-    return bool((np.frombuffer(bytes(pages), np.uint8) & 1).all())
+    pages = np.empty(_PAGES_ASKED, np.uint8)
+    address, step = np.frombuffer(mapped, np.uint8).ctypes.data, _PAGES_ASKED * mmap.PAGESIZE
+    # A few at a time: a file that is not there at all is known by its first pages.
+    for first in range(0, len(mapped), step):
+        count = min(step, len(mapped) - first)
+        if mincore(ctypes.c_void_p(address + first), ctypes.c_size_t(count), ctypes.c_void_p(pages.ctypes.data)) != 0:
+            return False
+        if not (pages[: -(-count // mmap.PAGESIZE)] & 1).all():
+            return False
+    return True
 
 
 def _allocate(descriptor: int, size: int) -> None:

@@ -28,6 +28,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _ZSTD_LEVEL = 1
 _PIECE = 1 << 18
 """Numbers that are encoded at a time: they stay in the cache until their checksum is taken."""
+_FETCHED_WHOLE = 1 << 20
+"""Bytes of a file up to which it takes the disk hardly longer than one of its rows."""
 _EMPTY = np.uint64(2**64 - 1)
 
 
@@ -165,6 +167,9 @@ class ShardFile(ShardRows):
             raise DamagedError(f"{path}: the file is gone") from error
         weakref.finalize(self, os.close, self._descriptor)
         self._check_size()
+        if keep_cached and self._size <= _FETCHED_WHOLE and hasattr(os, "posix_fadvise"):
+            # Row by row, in any order, each of its pages would wait for the disk by itself.
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
         self._map: mmap.mmap | None = None
         self._index = self._read_index(slot_count, summary.index_crc32c)
         self._keep_cached = keep_cached or self._lies_in_cache()

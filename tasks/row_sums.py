@@ -146,24 +146,27 @@ def _sum_rows(store: FeatureStore, layer: str, first_row: int, rows: Sequence[in
         values = torch.from_numpy(reader.read(layer, [row])[0])
         return values.reshape(-1, values.shape[-1])
 
-    first = cells_of(first_row).float()
-    shift = first.mean(dim=0)
+    first = _kept(reader, layer, first_row)
+    channels, cells = first.shape[-1], first.size // first.shape[-1]
+    # Not by torch, whose threads would go on spinning for a while on the cores that read the rows.
+    shift = (sum_cells(first, np.zeros(channels, np.float32))[0] / cells).astype(np.float32)
     if crossed:
-        total = torch.zeros(len(shift), dtype=torch.float64)
-        products = torch.zeros(len(shift), len(shift), dtype=torch.float64)
-        for centred in _ahead(rows, lambda row: cells_of(row).double().sub_(shift)):
+        total = torch.zeros(channels, dtype=torch.float64)
+        products = torch.zeros(channels, channels, dtype=torch.float64)
+        less = torch.from_numpy(shift)
+        for centred in _ahead(rows, lambda row: cells_of(row).double().sub_(less)):
             total += centred.sum(dim=0)
             products.addmm_(centred.T, centred)
-        return RowSums(len(rows) * len(first), shift.double().numpy(), total.numpy(), products.numpy())
-    subtracted, sums = shift.numpy(), np.zeros((2, len(shift)))
+        return RowSums(len(rows) * cells, shift.astype(np.float64), total.numpy(), products.numpy())
+    sums = np.zeros((2, channels))
 
     def sums_of(some: Sequence[int]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = np.sum([sum_cells(_kept(reader, layer, row), subtracted) for row in some], axis=0)
+        found: NDArray[np.float64] = np.sum([sum_cells(_kept(reader, layer, row), shift) for row in some], axis=0)
         return found
 
     for part in _ahead([rows[first : first + _AT_ONCE] for first in range(0, len(rows), _AT_ONCE)], sums_of):
         sums += part
-    return RowSums(len(rows) * len(first), shift.double().numpy(), *sums)
+    return RowSums(len(rows) * cells, shift.astype(np.float64), *sums)
 
 
 def _kept(reader: MapReader, layer: str, row: int) -> NDArray[Any]:

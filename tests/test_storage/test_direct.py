@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import sys
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage import direct
-from storage.direct import BLOCK_BYTES, BlockPool, BlockReader, BlockWriter
+from storage.direct import BLOCK_BYTES, BlockPool, BlockReader, BlockWriter, is_cached
 
 SMALL_BUFFER = 2 * BLOCK_BYTES
 
@@ -203,3 +204,30 @@ def test_an_error_in_the_background_does_not_keep_the_buffers(tmp_path, monkeypa
     second.finish()
     second.close()
     assert (tmp_path / "second").read_bytes() == noise(4 * SMALL_BUFFER)
+
+
+@pytest.mark.parametrize("size", [1, mmap.PAGESIZE, 5 * mmap.PAGESIZE + 1])
+def test_a_file_that_was_just_written_lies_in_the_page_cache(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(direct, "_PAGES_ASKED", 2)
+    (tmp_path / "file").write_bytes(noise(size))
+    with (tmp_path / "file").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert is_cached(mapped)
+
+
+@pytest.mark.parametrize(("missing", "asked"), [(0, 1), (2, 2), (4, 3), (None, 3)])
+def test_the_first_page_that_is_missing_ends_the_question(tmp_path, monkeypatch, missing, asked):
+    monkeypatch.setattr(direct, "_PAGES_ASKED", 2)
+    questions = []
+
+    def mincore(address, count, pages):
+        first = 2 * len(questions)
+        questions.append(count.value)
+        answers = bytes(page != missing for page in range(first, first + -(-count.value // mmap.PAGESIZE)))
+        ctypes.memmove(pages.value, answers, len(answers))
+        return 0
+
+    monkeypatch.setattr(direct, "_c_function", lambda *names: mincore)
+    (tmp_path / "file").write_bytes(noise(4 * mmap.PAGESIZE + 7))
+    with (tmp_path / "file").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert is_cached(mapped) == (missing is None)
+    assert questions == [2 * mmap.PAGESIZE, 2 * mmap.PAGESIZE, 7][:asked]

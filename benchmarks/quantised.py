@@ -42,7 +42,7 @@ _SHORT = (
     "evaluate.panels=0",
     "evaluate.bootstrap=0",
 )
-"""Half the size and a single dense epoch: six trainings are to end within minutes."""
+"""Half the size and a single dense epoch: nine trainings are to end within minutes."""
 
 
 def quantised_accuracy() -> list[Figure]:

@@ -27,6 +27,7 @@ from benchmarks.measuring import (
 )
 from hypercolumns.read_ahead import read_ahead
 from storage.direct import BLOCK_BYTES, is_cached
+from storage.encoding import stored_dtype
 from storage.features import Busy, FeatureStore
 from storage.reading import MapReader
 from storage.shards import CHECKSUM_BYTES
@@ -47,7 +48,7 @@ _LARGE = 1 << 20
 def filled(
     folder: Path, layers: dict[str, tuple[int, int, int]] = LAYERS, images: int = IMAGES, dtype: str = "float16"
 ) -> FeatureStore:
-    """Write a store of random maps as extraction does; the same few over and over, since nobody looks at them."""
+    """Write a store of random maps by the threads of extraction; the same few over and over, since nobody looks at them."""
     store = FeatureStore.create_or_open(folder, {"made": "for a benchmark"}, dtype=dtype)
     store.declare_layers(layers)
     maps = {name: _batch(shape) for name, shape in layers.items()}
@@ -187,7 +188,7 @@ def _read_all(store: FeatureStore, rows: np.ndarray, dtype: torch.dtype | None =
         pass
 
 
-def _read_pieces(store: FeatureStore, rows: np.ndarray) -> None:
+def _read_pieces(store: FeatureStore, rows: np.ndarray, itemsize: int = 2) -> None:
     """Read the same maps in the same order past the page cache, as plain bytes: what the disk takes for such requests."""
     files = {
         (name, shard): os.open(store.shard_path(name, shard), os.O_RDONLY | os.O_DIRECT)
@@ -201,7 +202,7 @@ def _read_pieces(store: FeatureStore, rows: np.ndarray) -> None:
         if not hasattr(memory, "buffer"):
             memory.buffer = mmap.mmap(-1, 1 << 22)
         for name, shape in LAYERS.items():
-            length = 2 * int(np.prod(shape))
+            length = itemsize * int(np.prod(shape))
             first, last = slot * (length + CHECKSUM_BYTES) // BLOCK_BYTES * BLOCK_BYTES, (slot + 1) * (length + CHECKSUM_BYTES)
             os.preadv(files[name, shard], [memoryview(memory.buffer)[: -(-(last - first) // BLOCK_BYTES) * BLOCK_BYTES]], first)
 
@@ -271,11 +272,15 @@ def quantised() -> list[Figure]:
         stores = {dtype: filled(folder / dtype, dtype=dtype) for dtype in ("uint8", "float16")}
         rows = stores["uint8"].rows(keys_of(IMAGES), list(LAYERS))
 
-        times = interleaved(
+        ours, half, pieces, half_pieces = interleaved(
             *(lambda store=store: _read_all(store, rows, torch.float32) for store in stores.values()),
+            *(lambda dtype=dtype: _read_pieces(stores[dtype], rows, stored_dtype(dtype).itemsize) for dtype in stores),
             before=lambda: _make_cold(folder),
         )
-        return [ratio("uint8 store, images a second cold as float32, against float16", 1.8, *times)]
+        return [
+            ratio("uint8 store, images a second cold as float32, against float16", 1.8, ours, half),
+            ratio("uint8 store: the same pieces by the disk alone, against float16's", None, pieces, half_pieces),
+        ]
 
 
 def statistics() -> list[Figure]:

@@ -34,6 +34,8 @@ _PAGES_ASKED = 1024
 _scratch = threading.local()
 _REFUSED = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 """How a file system says that it does not take this flag."""
+_NO_PLACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""How it says that a file cannot have so many bytes."""
 
 
 class BlockPool:
@@ -84,18 +86,24 @@ class BlockWriter:
     Args:
         path: must not exist.
         pool: whose buffers are filled, and whose threads write.
-        expected: how many bytes are going to be given, where that is known. They get their place on the disk at once: file
-            systems let a file grow by one transfer at a time, and take several that stay inside it.
+        expected: how many bytes are going to be given, where that is known. If they are more than one transfer, they get their
+            place on the disk at once: file systems let a file grow by one transfer at a time, and take several inside it.
 
     Raises:
         FileExistsError: it does.
+        OSError: the disk has no place for what is expected; no file is left.
     """
 
     def __init__(self, path: Path, pool: BlockPool, expected: int | None = None) -> None:
         self._pool = pool
         self._descriptor = _open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         if expected is not None and expected > _BUFFER_BYTES:
-            _allocate(self._descriptor, expected)
+            try:
+                _allocate(self._descriptor, expected)
+            except BaseException:
+                os.close(self._descriptor)
+                path.unlink()
+                raise
         self._buffer: memoryview | None = None
         self._filled = 0
         self._flushed = 0
@@ -240,15 +248,21 @@ def is_cached(mapped: mmap.mmap) -> bool:
 
 
 def _allocate(descriptor: int, size: int) -> None:
-    """Give a file its place on the disk, where the system can. What cannot be had, the transfers will say, or need not.
+    """Give a file its place on the disk, where the file system knows how.
 
-    `os.posix_fallocate` would write zeros where the file system cannot. Of the two functions, the plain one takes lengths of
-    32 bits on some machines.
+    `os.posix_fallocate` would write zeros where it does not. Of the two functions, the plain one takes lengths of 32 bits on
+    some machines.
+
+    Raises:
+        OSError: there is no place for it.
     """
     fallocate = _c_function("fallocate64", "fallocate")
     length = ctypes.c_int64(size)
     while fallocate is not None and fallocate(descriptor, 0, ctypes.c_int64(0), length) != 0:
-        if ctypes.get_errno() != errno.EINTR:
+        number = ctypes.get_errno()
+        if number in _NO_PLACE:
+            raise OSError(number, os.strerror(number))
+        if number != errno.EINTR:
             return
 
 

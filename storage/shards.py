@@ -6,6 +6,7 @@ ones for an empty slot) and its crc32c. Knows nothing of layers, leases or recor
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import weakref
@@ -30,6 +31,7 @@ _PIECE = 1 << 18
 """Numbers that are encoded at a time: they stay in the cache until their checksum is taken."""
 _FETCHED_WHOLE = 1 << 20
 """Bytes of a file up to which it takes the disk hardly longer than one of its rows."""
+_FETCHED_AT_ONCE = 1 << 17
 _EMPTY = np.uint64(2**64 - 1)
 
 
@@ -51,7 +53,7 @@ class ShardFileWriter:
         self._index = np.full((slot_count, 2), _EMPTY, dtype="<u8")
         self._compressed = compressed
         self._rows_crc32c: list[int] = []
-        with explained_disk_errors(partial):
+        with explained_disk_errors(partial, expected):
             self._file = BlockWriter(partial, pool, None if compressed else expected)
 
     def append(self, slot: int, row: Array) -> None:
@@ -167,9 +169,8 @@ class ShardFile(ShardRows):
             raise DamagedError(f"{path}: the file is gone") from error
         weakref.finalize(self, os.close, self._descriptor)
         self._check_size()
-        if keep_cached and self._size <= _FETCHED_WHOLE and hasattr(os, "posix_fadvise"):
-            # Row by row, in any order, each of its pages would wait for the disk by itself.
-            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        if keep_cached and self._size <= _FETCHED_WHOLE:
+            self._fetch()
         self._map: mmap.mmap | None = None
         self._index = self._read_index(slot_count, summary.index_crc32c)
         self._keep_cached = keep_cached or self._lies_in_cache()
@@ -201,6 +202,13 @@ class ShardFile(ShardRows):
         mapped, begin = self._mapped(), self._extent(slot)[0]
         for first in np.unique((begin + offsets) // mmap.PAGESIZE * mmap.PAGESIZE).tolist():
             mapped.madvise(mmap.MADV_WILLNEED, first, min(length + mmap.PAGESIZE, self._size - first))
+
+    def _fetch(self) -> None:
+        """Have all of the file fetched: row by row, in any order, each of its pages would wait for the disk by itself."""
+        # Advice that no system has to take; some take little of it at a time.
+        with contextlib.suppress(OSError, AttributeError):
+            for first in range(0, self._size, _FETCHED_AT_ONCE):
+                os.posix_fadvise(self._descriptor, first, _FETCHED_AT_ONCE, os.POSIX_FADV_WILLNEED)
 
     def _lies_in_cache(self) -> bool:
         # Mapped for the question alone: 256 files kept mapped would be gigabytes against a limit on memory.

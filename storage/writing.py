@@ -19,8 +19,8 @@ from storage.encoding import Cast, cast_numbers, encode, quantise, stored_dtype
 from storage.errors import DiskSpaceError, LayerMismatchError, LeaseLostError, NonFiniteError
 from storage.leases import Lease
 from storage.publish import ensure_folder
-from storage.shapes import row_bytes, shard_bytes
-from storage.shards import ShardFileWriter, index_bytes
+from storage.shapes import shard_bytes
+from storage.shards import ShardFileWriter
 from storage.zarr_metadata import roles, row_shape
 
 __all__ = ["ShardWriter"]
@@ -178,13 +178,11 @@ class ShardWriter:
                     self._core.blocks,
                     self._confirm,
                     compressed=self._core.compressed,
-                    expected=shard_bytes(self._shapes[layer], self._core.dtype, role, len(self.row_keys), slot_count),
+                    expected=self._expected(layer, role),
                 )
 
     def _check_space(self) -> None:
-        slot_count = int(self._core.state.shard_images or 1)
-        rows = sum(row_bytes(shape, self._core.dtype) for shape in self._shapes.values())
-        needed = rows * len(self.row_keys) + index_bytes(slot_count) * len(self.layers)
+        needed = sum(self._expected(layer, role) for layer in self.layers for role in roles(self._core.dtype))
         status = os.statvfs(self._core.layout.root)
         free = status.f_bavail * status.f_frsize
         if free < needed and not self._core.compressed:
@@ -192,6 +190,11 @@ class ShardWriter:
                 f"{self._core.layout.root}: the next shard needs {needed / 1e6:.1f} MB, the disk has {free / 1e6:.1f} MB free. "
                 "What was committed is safe; free some space and run the same command again: it resumes"
             )
+
+    def _expected(self, layer: str, role: str) -> int:
+        """Return the bytes of a file, if it is not compressed."""
+        slot_count = int(self._core.state.shard_images or 1)
+        return shard_bytes(self._shapes[layer], self._core.dtype, role, len(self.row_keys), slot_count)
 
     def _check(self, first: int, maps: Mapping[str, Array]) -> int:
         if set(maps) != set(self.layers):

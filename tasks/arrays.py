@@ -44,11 +44,14 @@ def dequantise(stored: Array, scale_offset: Array) -> Tensor:
     """Turn the bytes of a uint8 store into what they stand for.
 
     Args:
-        stored: Bytes (B, h, w, C).
+        stored: Bytes (B, h, w, C), in one piece.
         scale_offset: Scale and offset of each image and channel (2, B, 1, 1, C), float32.
 
     Returns:
         Maps (B, h, w, C) in float32: byte times scale plus offset.
+
+    Raises:
+        ValueError: the bytes do not lie in one piece.
     """
     scale, offset = np.ascontiguousarray(scale_offset.reshape(2, len(stored), stored.shape[-1]))
     return scale_bytes(stored, scale, offset)

@@ -16,6 +16,8 @@ from hypercolumns.kernels.team import kernel
 
 __all__ = ["scale_bytes"]
 
+_NUMBERS_A_THREAD = 1 << 15
+"""Fewer are done before another thread has begun."""
 _FIELDS = ("octets", "out", "scale", "offset", "images", "cells", "channels")
 
 
@@ -49,7 +51,7 @@ def scale_bytes(octets: NDArray[np.uint8], scale: NDArray[np.float32], offset: N
     addresses = {
         name: array.__array_interface__["data"][0] for name, array in (("octets", octets), ("scale", scale), ("offset", offset))
     }
-    parts = max(1, min(torch.get_num_threads(), images * height * width))
+    parts = max(1, min(torch.get_num_threads(), octets.size // _NUMBERS_A_THREAD, images * height * width))
     _scale(parts, out=out.data_ptr(), images=images, cells=height * width, channels=channels, **addresses)
     return out
 

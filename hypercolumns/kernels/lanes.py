@@ -71,7 +71,7 @@ def load(context: Any, array: Any, place: Any) -> Any:
 
 @intrinsic
 def load_some(context: Any, array: Any, place: Any, count: Any) -> Any:
-    """Read fewer than sixteen; the others are zero."""
+    """Read at most sixteen; the others are zero."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = signature.args[0]
@@ -102,7 +102,7 @@ def store(context: Any, array: Any, place: Any, lanes: Any) -> Any:
 
 @intrinsic
 def store_some(context: Any, array: Any, place: Any, lanes: Any, count: Any) -> Any:
-    """Write the first few."""
+    """Write the first so many of the sixteen."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = signature.args[0]

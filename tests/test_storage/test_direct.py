@@ -6,6 +6,7 @@ import fcntl
 import mmap
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,13 +71,23 @@ def test_pieces_of_any_size_become_one_file(tmp_path_factory, sizes):
     assert path.read_bytes() == b"".join(pieces)
 
 
+def _open_files():
+    return sum(1 for _ in Path("/proc/self/fd").iterdir()) if sys.platform == "linux" else 0
+
+
+def _can_allocate(folder):
+    with (folder / "asked").open("wb") as file:
+        direct._allocate(file.fileno(), 1)
+        return os.fstat(file.fileno()).st_size == 1
+
+
 @pytest.mark.parametrize("off", [-SMALL_BUFFER, -1, 0, 1, 10 * SMALL_BUFFER])
 def test_what_was_expected_has_its_place_at_once_and_the_file_is_as_long_as_what_came(tmp_path, off):
     data = noise(5 * SMALL_BUFFER + 33)
     writer = BlockWriter(tmp_path / "file", BlockPool(), len(data) + off)
     try:
         status = (tmp_path / "file").stat()
-        if sys.platform == "linux":
+        if _can_allocate(tmp_path):
             assert status.st_size == len(data) + off <= status.st_blocks * 512
         writer.write(memoryview(data))
         writer.finish()
@@ -85,21 +96,39 @@ def test_what_was_expected_has_its_place_at_once_and_the_file_is_as_long_as_what
     assert (tmp_path / "file").read_bytes() == data
 
 
-@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSPC])
-def test_a_file_that_can_have_no_place_before_is_written_all_the_same(tmp_path, monkeypatch, number):
+@pytest.fixture
+def refuse(monkeypatch):
+    """Have the C library's function interrupted first, and then refuse with an error; tells how often it was asked."""
     asked = []
 
-    def refusing(*arguments):
-        asked.append(arguments)
-        # The C library's function would be interrupted first, and then refuse.
-        ctypes.set_errno(errno.EINTR if len(asked) == 1 else number)
-        return -1
+    def with_error(number):
+        def refusing(*arguments):
+            asked.append(arguments)
+            ctypes.set_errno(errno.EINTR if len(asked) == 1 else number)
+            return -1
 
-    monkeypatch.setattr(direct, "_c_function", lambda *names: refusing)
+        monkeypatch.setattr(direct, "_c_function", lambda *names: refusing)
+        return asked
+
+    return with_error
+
+
+def test_where_files_get_no_place_before_they_are_written_all_the_same(tmp_path, refuse):
+    asked = refuse(errno.EOPNOTSUPP)
     data = noise(3 * SMALL_BUFFER + 5)
     write(tmp_path / "file", [data], len(data))
     assert (tmp_path / "file").read_bytes() == data
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_file_for_which_there_is_no_place_is_refused_and_leaves_nothing(tmp_path, refuse, number):
+    refuse(number)
+    before = _open_files()
+    with pytest.raises(OSError, match=os.strerror(number)):
+        BlockWriter(tmp_path / "file", BlockPool(), 3 * SMALL_BUFFER)
+    assert not list(tmp_path.iterdir())
+    assert _open_files() == before
 
 
 @pytest.mark.parametrize("offset", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 5 * BLOCK_BYTES + 17])

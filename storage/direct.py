@@ -29,6 +29,8 @@ BLOCK_BYTES = 4096
 """Alignment of offsets, lengths and memory: what every common device takes."""
 
 _BUFFER_BYTES = 1 << 21
+PLACED_FROM = _BUFFER_BYTES
+"""Bytes of a file above which it gets its place on the disk before it is written: fewer are one transfer."""
 _DIRECT = getattr(os, "O_DIRECT", 0)
 _PAGES_ASKED = 1024
 _scratch = threading.local()
@@ -86,8 +88,8 @@ class BlockWriter:
     Args:
         path: must not exist.
         pool: whose buffers are filled, and whose threads write.
-        expected: how many bytes are going to be given, where that is known. If they are more than one transfer, they get their
-            place on the disk at once: file systems let a file grow by one transfer at a time, and take several inside it.
+        expected: how many bytes are going to be given, where that is known. From `PLACED_FROM` on they get their place on the
+            disk at once: file systems let a file grow by one transfer at a time, and take several inside it.
 
     Raises:
         FileExistsError: it does.
@@ -97,7 +99,7 @@ class BlockWriter:
     def __init__(self, path: Path, pool: BlockPool, expected: int | None = None) -> None:
         self._pool = pool
         self._descriptor = _open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        if expected is not None and expected > _BUFFER_BYTES:
+        if expected is not None and expected > PLACED_FROM:
             try:
                 _allocate(self._descriptor, expected)
             except BaseException:

@@ -23,6 +23,7 @@ SMALL_BUFFER = 2 * BLOCK_BYTES
 def _small_buffers(monkeypatch):
     """Several buffers' worth of bytes without megabytes of them."""
     monkeypatch.setattr(direct, "_BUFFER_BYTES", SMALL_BUFFER)
+    monkeypatch.setattr(direct, "PLACED_FROM", SMALL_BUFFER)
     monkeypatch.setattr(direct, "_scratch", direct.threading.local())
 
 

@@ -78,7 +78,7 @@ def test_without_a_place_for_a_shard_nothing_of_it_is_left_and_it_can_be_written
         raise OSError(errno.ENOSPC, "no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(direct, "_BUFFER_BYTES", direct.BLOCK_BYTES // 64)
+        patch.setattr(direct, "PLACED_FROM", 0)
         patch.setattr(direct, "_allocate", full)
         with pytest.raises(DiskSpaceError, match="the disk is full"):
             work.extract(store, work.keys_of(0, 6))

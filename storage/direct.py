@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["BLOCK_BYTES", "BlockPool", "BlockReader", "BlockWriter", "is_cached"]
+__all__ = ["BLOCK_BYTES", "PLACED_FROM", "BlockPool", "BlockReader", "BlockWriter", "is_cached"]
 
 BLOCK_BYTES = 4096
 """Alignment of offsets, lengths and memory: what every common device takes."""
@@ -88,7 +88,7 @@ class BlockWriter:
     Args:
         path: must not exist.
         pool: whose buffers are filled, and whose threads write.
-        expected: how many bytes are going to be given, where that is known. From `PLACED_FROM` on they get their place on the
+        expected: how many bytes are going to be given, where that is known. Above `PLACED_FROM` they get their place on the
             disk at once: file systems let a file grow by one transfer at a time, and take several inside it.
 
     Raises:

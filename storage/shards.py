@@ -32,6 +32,7 @@ _PIECE = 1 << 18
 _FETCHED_WHOLE = 1 << 20
 """Bytes of a file up to which it takes the disk hardly longer than one of its rows."""
 _FETCHED_AT_ONCE = 1 << 17
+"""Some systems take no more of such advice at a time."""
 _EMPTY = np.uint64(2**64 - 1)
 
 
@@ -53,8 +54,9 @@ class ShardFileWriter:
         self._index = np.full((slot_count, 2), _EMPTY, dtype="<u8")
         self._compressed = compressed
         self._rows_crc32c: list[int] = []
-        with explained_disk_errors(partial, expected):
-            self._file = BlockWriter(partial, pool, None if compressed else expected)
+        size = None if compressed else expected
+        with explained_disk_errors(partial, size):
+            self._file = BlockWriter(partial, pool, size)
 
     def append(self, slot: int, row: Array) -> None:
         """Write the next row as it is, contiguous. Slots rise."""

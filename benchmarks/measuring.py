@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 __all__ = [
     "DiskLimit",
     "Figure",
@@ -101,6 +103,7 @@ class DiskLimit:
     def __init__(self, count: int, block: int) -> None:
         self._paths: list[Path] = []
         self._offsets = range(0, count // _DISK_THREADS // block * block, block)
+        self._source: memoryview | None = None
         self._blocks = [mmap.mmap(-1, block) for _ in range(_DISK_THREADS)]
         for memory in self._blocks:
             memory.write(os.urandom(block))
@@ -110,9 +113,16 @@ class DiskLimit:
         """Return one of small and one of large blocks."""
         return [cls(count, block) for block in _BLOCKS]
 
-    def write(self, folder: Path) -> None:
-        """Write the bytes to new files of a folder and have the disk keep them."""
+    def write(self, folder: Path, source: memoryview | None = None) -> None:
+        """Write the bytes to new files of a folder and have the disk keep them.
+
+        Args:
+            folder: To be made.
+            source: Where each thread fetches a block's bytes from before it writes them, going round; by default it writes the
+                same over and over.
+        """
         folder.mkdir()
+        self._source = source
         self._paths = [folder / f"limit-{number}" for number in range(_DISK_THREADS)]
         _in_threads(self._write, _DISK_THREADS)
 
@@ -122,8 +132,12 @@ class DiskLimit:
 
     def _write(self, number: int) -> None:
         descriptor = os.open(self._paths[number], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_DIRECT, 0o600)
+        block = self._blocks[number]
         for offset in self._offsets:
-            os.pwrite(descriptor, self._blocks[number], offset)
+            if self._source is not None:
+                first = offset % (len(self._source) // len(block) * len(block))
+                np.copyto(np.frombuffer(block, np.uint8), np.frombuffer(self._source[first : first + len(block)], np.uint8))
+            os.pwrite(descriptor, block, offset)
         os.fdatasync(descriptor)
         os.close(descriptor)
 

@@ -1,4 +1,4 @@
-"""Stages of the pipeline against what they replace: the raw backbone, recomputing, plain calls without flows."""
+"""Stages of the pipeline against what they replace: recomputing, plain calls without flows."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import yaml
 
 from benchmarks.measuring import Figure, interleaved, ratio, scratch
 from hypercolumns.arithmetic import multiplies_bfloat16
-from hypercolumns.backbones import Backbone, build_backbone
-from hypercolumns.canvas import fit_image, normalise
+from hypercolumns.backbones import build_backbone
+from hypercolumns.canvas import fit_image
 from hypercolumns.columns import Frame, gather
 from hypercolumns.geometry import place
 from hypercolumns.heads import PixelMLP, convert
@@ -33,11 +33,9 @@ from tasks.manifests import load_manifest
 from tasks.prepare import prepare_dataset
 from tasks.stores import canvas_loader, experiment_backbone, open_source
 
-__all__ = ["camvid", "dense_epoch", "extraction", "flow_overhead", "prediction", "sampling", "start_up"]
+__all__ = ["SIDE", "camvid", "dense_epoch", "experiment", "flow_overhead", "prediction", "sampling", "start_up"]
 
 SIDE = 224
-_EXTRACTION_SECONDS = 4.0
-"""Of a turn: a rate is asked for, and beginning and end take about 0.13 s of ours, however long it is."""
 _ROOT = Path(__file__).parent.parent
 _BATCH = 8
 
@@ -53,46 +51,6 @@ def experiment(workspace: Path, images: int, **sections: dict[str, Any]) -> tupl
     job = Job(spec=parse_spec(ExperimentSpec, values), workspace=workspace)
     prepared = prepare_dataset(job)
     return job, prepared, sum(prepared.images.values())
-
-
-def extraction() -> list[Figure]:
-    """Decode, run, cast and write, against the bare network on images that lie in memory."""
-    cases = [("vgg11", "float32", 0.95), ("squeezenet1_0", "float32", 0.92)]
-    if multiplies_bfloat16():
-        cases += [("vgg11", "bfloat16", 0.92), ("squeezenet1_0", "bfloat16", 0.85)]
-    else:
-        print("# extraction in bfloat16: not measured, as this processor has no products of it")
-    with scratch() as folder:
-        return [_extraction(folder, *case) for case in cases]
-
-
-def _extraction(folder: Path, name: str, precision: Precision, target: float) -> Figure:
-    backbone_spec = {"name": name, "weights": "random:0"}
-    backbone = build_backbone(parse_spec(BackboneSpec, backbone_spec), (SIDE, SIDE), precision=precision)
-    batch = normalise(torch.randint(0, 255, (_BATCH, SIDE, SIDE, 3), dtype=torch.uint8), (0.5,) * 3, (0.2,) * 3)
-    count = _BATCH * _batches_in(_EXTRACTION_SECONDS, backbone, batch)
-    job, prepared, images = experiment(folder, count, backbone=backbone_spec, store={"precision": precision})
-    ours, bare = interleaved(
-        lambda: extract_features(job, prepared),
-        lambda: _run_bare(backbone, batch, images // _BATCH),
-        before=lambda: shutil.rmtree(job.places.stores, ignore_errors=True),
-    )
-    rate, bare_rate = images / ours, images // _BATCH * _BATCH / bare
-    details = {"images": images, "images_a_second": rate, "bare_images_a_second": bare_rate}
-    return Figure(f"extraction, {name} {precision}: rate kept", rate / bare_rate, target, "", details=details)
-
-
-def _batches_in(seconds: float, backbone: Backbone, batch: torch.Tensor) -> int:
-    """Say how many batches this machine runs in about so long."""
-    _run_bare(backbone, batch, 1)
-    start = time.perf_counter()
-    _run_bare(backbone, batch, 2)
-    return max(4, round(2 * seconds / (time.perf_counter() - start)))
-
-
-def _run_bare(backbone: Backbone, batch: torch.Tensor, batches: int) -> None:
-    for _ in range(batches):
-        backbone(batch)
 
 
 def _epoch(source: MapSource, images: int, labels: np.ndarray) -> None:

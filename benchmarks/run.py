@@ -13,13 +13,26 @@ from typing import Any
 
 import torch
 
-from benchmarks import ceilings, grid, growth, heads, object_store, operating, pipelines, planner, quantised, scaling, stores
+from benchmarks import (
+    ceilings,
+    extracting,
+    grid,
+    growth,
+    heads,
+    object_store,
+    operating,
+    pipelines,
+    planner,
+    quantised,
+    scaling,
+    stores,
+)
 from benchmarks.measuring import Figure
 from benchmarks.outcome import Check, print_checks, write_results
 from hypercolumns.allocator import keep_freed_memory
 
 THREADED: dict[str, Callable[[], list[Figure]]] = {
-    "extraction": pipelines.extraction,
+    "extraction": extracting.extraction,
     "gather": heads.sparse_gather,
     "dense-head": heads.dense_heads,
     "step": heads.training_step,
@@ -51,6 +64,7 @@ WHOLE: dict[str, Callable[[], list[Figure]]] = {
 
 NAMED: dict[str, Callable[[], list[Figure]]] = {
     "ceilings": ceilings.ceilings,
+    "extraction-parts": extracting.extraction_parts,
     "scaling": scaling.scaling,
     "up": operating.coming_up,
     "lookalikes": operating.finding_lookalikes,

@@ -93,14 +93,21 @@ def writing() -> list[Figure]:
             for path in folder.iterdir():
                 shutil.rmtree(path)
 
-        ours, *bare = interleaved(
+        limits, source = DiskLimit.of_blocks(count), _batch(LAYERS["a"]).reshape(-1).view(np.uint8).data
+        ours, fetched, *bare = interleaved(
             lambda: filled(place()),
-            *(lambda disk=disk: disk.write(place()) for disk in DiskLimit.of_blocks(count)),
+            lambda: limits[0].write(place(), source),
+            *(lambda disk=disk: disk.write(place()) for disk in limits),
             before=clear,
         )
         limit = min(bare)
         details = {"megabytes_a_second": count / ours / 1e6, "limit_megabytes_a_second": count / limit / 1e6}
-        return [Figure("write rate, of the disk's limit", limit / ours, 0.8, "", details=details)]
+        return [
+            Figure("write rate, of the disk's limit", limit / ours, 0.8, "", details=details),
+            Figure(
+                "write rate of bare threads that fetch the bytes they write, of the disk's limit", limit / fetched, None, ""
+            ),
+        ]
 
 
 def warm_reading() -> list[Figure]:

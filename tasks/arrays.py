@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hypercolumns.kernels.dequantising import scale_bytes
+from hypercolumns.kernels.halving import convert_halves
 
 __all__ = ["as_array", "as_tensor", "cast_numbers", "dequantise"]
 
@@ -35,9 +36,9 @@ def cast_numbers(source: Array, out: Array) -> None:
     """Round `source` into `out` as `storage.encoding.cast_numbers` does, with all of the processor's lanes."""
     values, target = as_tensor(source), as_tensor(out)
     if {values.dtype, target.dtype} == {torch.bfloat16, torch.float16}:
-        # In one step torch converts these number by number.
-        values = values.float()
-    target.copy_(values)
+        convert_halves(values, target)
+    else:
+        target.copy_(values)
 
 
 def dequantise(stored: Array, scale_offset: Array) -> Tensor:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from llvmlite.binding import get_host_cpu_name
 from torch import Tensor
 
+from hypercolumns.kernels.halving import convert_halves
 from hypercolumns.sources import LayerMap
 
 __all__ = ["add_linear", "add_weight_gradient", "join_as", "linear"]
@@ -127,10 +128,15 @@ def _images(points: int) -> int:
 
 
 def _cast(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert a tensor; from half precision to bfloat16 by way of float32, which CPUs do at twice the speed."""
-    if values.dtype == torch.float16 and dtype == torch.bfloat16:
-        values = values.float()
-    return values.to(dtype)
+    """Convert a tensor."""
+    if (values.dtype, dtype) != (torch.float16, torch.bfloat16):
+        return values.to(dtype)
+    if values.requires_grad:
+        # By way of float32, which CPUs do at twice the speed.
+        return values.float().to(dtype)
+    converted = torch.empty_like(values, dtype=dtype)
+    _fill(converted, values)
+    return converted
 
 
 def join_as(maps: Sequence[LayerMap], dtype: torch.dtype) -> Tensor:
@@ -145,7 +151,7 @@ def join_as(maps: Sequence[LayerMap], dtype: torch.dtype) -> Tensor:
         return torch.cat([_cast(part, dtype).expand(images, *part.shape[1:]) for part in parts], dim=-1)
     joined = parts[0].new_empty((images, *parts[0].shape[1:-1], sum(part.shape[-1] for part in parts)), dtype=dtype)
     for part, target in zip(parts, torch.split(joined, [part.shape[-1] for part in parts], dim=-1), strict=True):
-        target.copy_(part.float() if (part.dtype, dtype) == (torch.float16, torch.bfloat16) else part)
+        _fill(target, part)
     return joined
 
 
@@ -156,9 +162,17 @@ def _join_apart(maps: Sequence[Tensor | list[Tensor]], dtype: torch.dtype) -> Te
     joined = torch.empty(shape, dtype=dtype, device=maps[0][0].device)
     for part, target in zip(maps, torch.split(joined, [part[0].shape[-1] for part in maps], dim=-1), strict=True):
         for number, out in enumerate(target):
-            values = part[number if len(part) > 1 else 0]
-            out.copy_(values.float() if (values.dtype, dtype) == (torch.float16, torch.bfloat16) else values)
+            _fill(out, part[number if len(part) > 1 else 0])
     return joined
+
+
+def _fill(target: Tensor, values: Tensor) -> None:
+    """Copy numbers into a tensor of another type."""
+    halves = (values.dtype, target.dtype) == (torch.float16, torch.bfloat16)
+    if halves and values.shape == target.shape and values.is_contiguous() and values.device.type == "cpu":
+        convert_halves(values, target)
+    else:
+        target.copy_(values.float() if halves else values)
 
 
 def _as_pixels(values: Float[Tensor, "*points c"], images: int = 1) -> Float[Tensor, "b c n 1"]:

@@ -230,6 +230,8 @@ def _to_floats(builder: Any, kind: Any, value: Any) -> Any:
 def _from_floats(builder: Any, kind: Any, value: Any) -> Any:
     if kind.dtype == types.float32:
         return value
+    if kind.dtype == types.int16:
+        return builder.bitcast(builder.fptrunc(value, _HALVES), _SHORTS)
     bits = builder.bitcast(value, _INTEGERS)
     odd = builder.and_(builder.lshr(bits, _all(16)), _all(1))
     rounded = builder.lshr(builder.add(builder.add(bits, _all(0x7FFF)), odd), _all(16))

@@ -78,13 +78,12 @@ def _parts(folder: Path, name: str, precision: Precision) -> list[Figure]:
         before=lambda: shutil.rmtree(job.places.stores, ignore_errors=True),
     )
     network, storing = (1000 * statistics.median(seconds[1:]) / images for seconds in spent.values())
-    cores = len(os.sched_getaffinity(0))
-    left = min(1.0, 1000 * bare / images * cores / (network + storing)) if threads == cores else 1.0
+    shortest = max(network / threads, (network + storing) / len(os.sched_getaffinity(0)))
     what = f"extraction, {name} {precision}"
     return [
         Figure(f"{what}: processor time of the network in streams", network, None, " ms an image"),
         Figure(f"{what}: processor time of decoding, casting, checking and writing", storing, None, " ms an image"),
-        Figure(f"{what}: rate kept if no moment of either were lost", left, None, ""),
+        Figure(f"{what}: rate kept if no moment of either were lost", 1000 * bare / images / shortest, None, ""),
     ]
 
 

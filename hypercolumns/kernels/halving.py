@@ -53,8 +53,9 @@ def _pitch(values: Tensor) -> int | None:
     if not shape or (strides[-1] != 1 and shape[-1] != 1):
         return None
     steps = [(count, step) for count, step in zip(shape[:-1], strides[:-1], strict=True) if count != 1]
-    apart = all(outer == count * step for (_, outer), (count, step) in pairwise(steps))
-    return (steps[-1][1] if steps else shape[-1]) if apart else None
+    alike = all(outer == count * step for (_, outer), (count, step) in pairwise(steps))
+    pitch = steps[-1][1] if steps else shape[-1]
+    return pitch if alike and pitch >= shape[-1] else None
 
 
 @compiled

@@ -64,6 +64,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read():
         (values[..., :2], torch.zeros(2, 3, 2, dtype=BF)),
         (values, torch.zeros(2, 3, 8, dtype=BF)[..., ::2]),
         (values, torch.zeros(3, 2, 4, dtype=BF).transpose(0, 1)),
+        (values, torch.zeros(1, 1, 4, dtype=BF).expand(2, 3, 4)),
         (values[0, 0, 0], torch.zeros((), dtype=BF)),
         (values, torch.zeros(2, 3, 4, dtype=BF, device="meta")),
     ]

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -16,6 +16,7 @@ BITS = {np.float32: np.uint32, np.float16: np.uint16, np.uint16: np.uint16}
 
 
 @pytest.mark.parametrize(("source", "target"), list(itertools.product(BITS, BITS)))
+@settings(deadline=None)  # The first call compiles a kernel.
 @given(data=st.data())
 def test_the_cast_gives_the_bits_of_the_stores_own(source, target, data):
     bits = data.draw(arrays(BITS[source], st.integers(0, 40)))

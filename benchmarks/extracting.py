@@ -24,7 +24,7 @@ from tasks.jobs import Job, Prepared
 
 __all__ = ["extraction", "extraction_parts"]
 
-_SECONDS = 3.0
+_SECONDS = 2.5
 """Of a turn: a rate is asked for, and beginning and end take about 0.13 s of ours, however long it is."""
 _BATCH = 8
 _IMAGES = 64
